@@ -1,0 +1,142 @@
+"""onnxruntime sessions: creation, seeded random inputs, and one place where its exceptions are wrapped."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.errors import DataError, OptionError, RuntimeFailure
+
+Feeds = Mapping[str, NDArray[Any]]
+
+CPU = "CPUExecutionProvider"
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int16)": np.int16, "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64, "tensor(uint32)": np.uint32, "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
+}
+_QUIET = 4  # fatal only: everything else reaches the user through our own messages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSpec:
+    """One input that a model wants to be fed: name, numpy dtype and concrete shape (free axes bound to 1)."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    free_axes: tuple[int, ...] = ()
+
+
+@contextmanager
+def wrapped(where: str, doing: str) -> Iterator[None]:
+    """Turn whatever onnxruntime raises into a `RuntimeFailure` of one line that says where and doing what."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime raises many unrelated types, all derived from Exception only
+        if isinstance(error, RuntimeFailure):
+            raise
+        first = " ".join(str(error).split())
+        raise RuntimeFailure(f"{where}: onnxruntime cannot {doing} ({first[:400]})") from error
+
+
+def provider_name(name: str | None) -> str:
+    """Resolve a provider name in any case, with or without its suffix.
+
+    Raises:
+        OptionError: the installed onnxruntime does not offer it.
+    """
+    import onnxruntime as ort
+
+    if name is None:
+        return CPU
+    offered: list[str] = ort.get_available_providers()
+    for candidate in offered:
+        if name.lower() in (candidate.lower(), candidate.lower().removesuffix("executionprovider")):
+            return candidate
+    raise OptionError(f"--provider {name}: not offered by the installed onnxruntime; choose from {', '.join(offered)}")
+
+
+def session_options(*, threads: int = 0, **changes: Any) -> Any:
+    """Options with all optimisations on, `threads` intra-op threads (0: all cores), and a silent log.
+
+    `changes` sets further attributes of `onnxruntime.SessionOptions`.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    for key, value in changes.items():
+        setattr(options, key, value)
+    return options
+
+
+def create_session(source: str | Path | bytes, *, options: Any = None, provider: str | None = None,
+                   where: str | None = None) -> Any:
+    """Load a model from a path (needed beyond 2 GiB) or from bytes.
+
+    Raises:
+        RuntimeFailure: onnxruntime refuses the model.
+        OptionError: the provider is not offered.
+    """
+    import onnxruntime as ort
+
+    name = provider_name(provider)
+    origin = where or (str(source) if not isinstance(source, bytes) else "model")
+    with wrapped(origin, "load this model"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ort.InferenceSession(str(source) if isinstance(source, Path) else source,
+                                    options or session_options(), providers=[name])
+
+
+def input_specs(session: Any, shapes: Mapping[str, Sequence[int]] | None = None) -> tuple[InputSpec, ...]:
+    """Inputs that a session must be fed; axes that neither the model nor `shapes` fixes become 1.
+
+    Raises:
+        DataError: an input is no plain tensor of numbers.
+    """
+    given = shapes or {}
+    result = []
+    for item in session.get_inputs():
+        dtype = _NUMPY_TYPES.get(item.type)
+        if dtype is None:
+            raise DataError(f"input {item.name}: {item.type} cannot be generated; only tensors of numbers can")
+        declared = list(item.shape)
+        free = tuple(i for i, d in enumerate(declared) if not isinstance(d, int))
+        shape = tuple(given.get(item.name, [d if isinstance(d, int) else 1 for d in declared]))
+        result.append(InputSpec(name=item.name, dtype=np.dtype(dtype), shape=shape, free_axes=free))
+    return tuple(result)
+
+
+def random_feeds(specs: Sequence[InputSpec], *, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Seeded standard-normal tensors (0 or 1 for integers and booleans, which are often indices)."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, NDArray[Any]] = {}
+    for spec in specs:
+        if spec.dtype.kind == "f":
+            feeds[spec.name] = rng.standard_normal(spec.shape, dtype=np.float32).astype(spec.dtype)
+        else:
+            feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(spec.dtype)
+    return feeds
+
+
+def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None, where: str = "model") -> list[NDArray[Any]]:
+    """Run once and return the outputs in the model's (or the asked) order.
+
+    Raises:
+        RuntimeFailure: onnxruntime fails while running.
+    """
+    with wrapped(where, "run this model"):
+        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), dict(feeds))
+    return result
