@@ -7,7 +7,7 @@ Specs are frozen, hold no arrays, hash, and go to JSON. A dense layer is a convo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class ConvSpec:
         bias: whether the layer adds a bias.
         in_size: input size per spatial axis, or None where the shape is unknown.
         batch: how many images one run takes.
+        transposed: whether it is a ConvTranspose, whose weight is (C, O / groups, *kernel).
 
     Raises:
         ValueError: the tuples do not agree in length, or a size is not positive.
@@ -78,6 +79,7 @@ class ConvSpec:
     bias: bool = True
     in_size: Ints | None
     batch: int = 1
+    transposed: bool = False
 
     def __post_init__(self) -> None:
         axes = len(self.kernel)
@@ -115,7 +117,9 @@ class ConvSpec:
 
     @property
     def weight_shape(self) -> Ints:
-        """Shape of the kernel, (O, C / groups, *kernel)."""
+        """Shape of the kernel, (O, C / groups, *kernel), or (C, O / groups, *kernel) if transposed."""
+        if self.transposed:
+            return (self.in_channels, self.out_channels // self.groups, *self.kernel)
         return (self.out_channels, self.in_channels // self.groups, *self.kernel)
 
     @property
@@ -141,8 +145,11 @@ class ConvSpec:
 
     @property
     def out_size(self) -> Ints | None:
-        """Output size per spatial axis, floor((in + pads - dilation*(k-1) - 1) / stride) + 1; None if unknown."""
-        if self.in_size is None:
+        """Output size per spatial axis, floor((in + pads - dilation*(k-1) - 1) / stride) + 1.
+
+        None if the input size is unknown, or for a transposed convolution (it depends on output_padding too).
+        """
+        if self.in_size is None or self.transposed:
             return None
         axes, pads = len(self.kernel), self.explicit_pads
         return tuple(
@@ -158,8 +165,11 @@ class ConvSpec:
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates of one run, batch * O * prod(out_size) * n * C / groups; None if unknown."""
-        out = self.out_size
+        """Multiply-accumulates of one run, batch * O * prod(out_size) * n * C / groups; None if unknown.
+
+        A transposed convolution multiplies at its input positions: batch * O * prod(in_size) * n * C / groups.
+        """
+        out = self.in_size if self.transposed else self.out_size
         return None if out is None else self.batch * self.out_channels * math.prod(out) * self.patch
 
     @property
@@ -187,10 +197,6 @@ class ConvSpec:
         """Spec of a 1x1 convolution on `size`, with as many spatial axes as this one."""
         axes = len(self.kernel)
         return ConvSpec.make(in_channels, out_channels, kernel=(1,) * axes, in_size=size, bias=bias, batch=self.batch)
-
-    def with_(self, **changes: Any) -> ConvSpec:
-        """Copy with some fields replaced."""
-        return replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

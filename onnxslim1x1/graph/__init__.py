@@ -1,0 +1,1 @@
+"""ONNX graphs: loading, shapes, finding layers, folding, rewriting and saving."""

@@ -1,0 +1,1 @@
+"""Linear algebra on plain arrays: spectra, streaming covariances and least squares."""

@@ -1,0 +1,1 @@
+"""What onnxruntime does with a model: time, outputs, statistics."""

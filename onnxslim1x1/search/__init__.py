@@ -1,0 +1,1 @@
+"""Which layers to rewrite, and at which ranks."""

@@ -1,0 +1,59 @@
+"""Folding BatchNormalization into the convolution before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.graph.edit import GraphEdit
+
+_EPSILON = 1e-5  # default of the ONNX operator
+
+
+def fold_batch_norm(edit: GraphEdit) -> int:
+    """Fold every BatchNormalization that follows a Conv and is its only reader; returns how many.
+
+    ``y = g (Wx + b - m) / sqrt(v + eps) + beta`` becomes one convolution with ``W' = s W`` and
+    ``b' = s (b - m) + beta``, ``s = g / sqrt(v + eps)`` per output channel (Ioffe and Szegedy 2015).
+    The convolution then writes the tensor that the normalization wrote.
+    """
+    outputs = {t.name for t in edit.graph.outputs}
+    foldable = [node for node in edit.graph.nodes if node.op == "BatchNormalization" and _convolution(node, outputs)]
+    return sum(_fold(edit, node) for node in foldable)
+
+
+def _convolution(norm: Any, outputs: set[str]) -> Any | None:
+    """The Conv that a normalization can be folded into, or None."""
+    tensor = norm.inputs[0]
+    alone = len(tensor.inputs) == 1 and len(tensor.outputs) == 1 and tensor.name not in outputs
+    inference = len(norm.outputs) == 1 and not norm.attrs.get("training_mode", 0) and norm.attrs.get("spatial", 1)
+    return tensor.inputs[0] if alone and inference and tensor.inputs[0].op == "Conv" else None
+
+
+def _fold(edit: GraphEdit, norm: Any) -> bool:
+    conv = norm.inputs[0].inputs[0]
+    weight = edit.values(conv.inputs[1])
+    bias = edit.values(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2].name else np.zeros(1)
+    parameters = [edit.values(t) for t in norm.inputs[1:]]
+    if weight is None or bias is None or weight.dtype.kind != "f" or any(p is None for p in parameters):
+        return False
+    scale, shift = _affine([np.asarray(p, dtype=np.float64) for p in parameters], norm)
+    folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    offset = bias.astype(np.float64) * scale + shift
+    if not (np.isfinite(folded).all() and np.isfinite(offset).all()):
+        return False
+    name = conv.name or norm.outputs[0].name
+    conv.inputs = [conv.inputs[0], edit.constant(f"{name}.folded_weight", folded.astype(weight.dtype)),
+                   edit.constant(f"{name}.folded_bias", offset.astype(weight.dtype))]
+    conv.outputs = list(norm.outputs)
+    edit.splice(norm, [])
+    return True
+
+
+def _affine(parameters: list[NDArray[np.float64]], norm: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale s and shift beta - s*m per channel."""
+    gamma, beta, mean, variance = parameters
+    scale = gamma / np.sqrt(variance + norm.attrs.get("epsilon", _EPSILON))
+    return scale, beta - scale * mean

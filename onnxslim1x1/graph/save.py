@@ -1,0 +1,99 @@
+"""Saving a model atomically."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+
+from onnxslim1x1.errors import OptionError, OutputError
+from onnxslim1x1.graph.model import Model
+
+_LARGEST_SINGLE_FILE = 1_900_000_000  # protobuf ends at 2 GiB, and the message needs some room beside the weights
+
+
+def save(model: Model, path: Path) -> None:
+    """Write a model so that `path` holds either all of it or what it held before.
+
+    Models that kept their weights in external files, or exceed what protobuf can hold, get one file
+    ``<name>.data`` beside them.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full.
+        ModelError: weights cannot be read.
+    """
+    proto = model.inlined()
+    with atomic_folder(path) as folder:
+        draft = folder / path.name
+        if proto.ByteSize() > _LARGEST_SINGLE_FILE or model.external_files():
+            onnx.save_model(proto, str(draft), save_as_external_data=True, location=f"{path.name}.data",
+                            size_threshold=1024)
+        else:
+            draft.write_bytes(proto.SerializeToString())
+
+
+def copy_unchanged(model: Model, path: Path) -> None:
+    """Copy the file of a model that nothing was changed in, with its external data.
+
+    Raises:
+        OutputError: as in `save`.
+    """
+    if model.path is None or model.external_files():
+        save(model, path)
+        return
+    with atomic_folder(path) as folder:
+        shutil.copyfile(model.path, folder / path.name)
+
+
+def require_writable(path: Path, *inputs: Path | None) -> None:
+    """Fail before the work rather than after it.
+
+    Raises:
+        OptionError: the output is one of the inputs.
+        OutputError: the output cannot be written there.
+    """
+    for source in inputs:
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise OptionError(f"{path}: output and input are the same file; choose another name with -o")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory; name the file to write, such as {path / 'model.onnx'}")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path.parent}: no such folder to write {path.name} into; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path.parent}: the folder is not writable; choose another place with -o")
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`; what is written into it moves to `path`'s folder when the block succeeds.
+
+    Raises:
+        OutputError: the file system refuses.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+            folder = Path(name)
+            yield folder
+            # the model last: until then the old model still finds its old data
+            for file in sorted(folder.iterdir(), key=lambda f: f.name == path.name):
+                os.replace(file, path.parent / file.name)  # noqa: PTH105  (Path.replace hides the rename)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "choose another place with -o"
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        OutputError: as in `save`.
+    """
+    with atomic_folder(path) as folder:
+        (folder / path.name).write_text(text, encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Input patches of a convolution at sampled output positions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.spec import ConvSpec
+
+
+def sample_patches(images: NDArray[Any], spec: ConvSpec, per_image: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Zero-padded input patches (p, n*C), position-major, at `per_image` random output positions of each image.
+
+    Args:
+        images: input of the layer, (batch, C, *in_size).
+        spec: an ungrouped convolution with a known input size.
+        per_image: how many positions to draw without replacement; all of them if there are fewer.
+        rng: source of randomness.
+    """
+    axes = len(spec.kernel)
+    size = _out_size(spec)
+    total = math.prod(size)
+    count = min(per_image, total)
+    flat = np.concatenate([rng.permutation(total)[:count] if count < total else np.arange(total)
+                           for _ in range(len(images))])
+    image = np.repeat(np.arange(len(images)), count)
+    pads = spec.explicit_pads
+    last = np.moveaxis(images, 1, -1)  # channels last: one patch row is then a contiguous gather
+    padded = np.pad(last, [(0, 0), *[(pads[i], pads[axes + i]) for i in range(axes)], (0, 0)])
+    taps = np.unravel_index(np.arange(spec.positions), spec.kernel)
+    starts = np.unravel_index(flat, size)
+    where = tuple(starts[i][:, None] * spec.stride[i] + taps[i] * spec.dilation[i] for i in range(axes))
+    gathered: NDArray[Any] = padded[(image[:, None], *where)]
+    return gathered.reshape(len(flat), -1)
+
+
+def _out_size(spec: ConvSpec) -> tuple[int, ...]:
+    size = spec.out_size
+    if size is None:
+        raise ValueError("patches need a known input size")
+    return size

@@ -1,0 +1,84 @@
+"""What could be done to a layer: families and ranks that save work, with their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxslim1x1.spec import ConvSpec, Cost, Factorization, Ineligible, Ints
+from onnxslim1x1.strategies import STRATEGIES, Strategy
+from onnxslim1x1.strategies.base import chain_cost
+
+_MOST_RANKS = 12  # per layer and family; more hardly moves an optimum and each costs a least-squares solve
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """One way to rewrite one layer.
+
+    Attributes:
+        layer: name of the layer.
+        strategy: family.
+        ranks: one per seam.
+        cost: parameters and MACs of the chain.
+        saved_macs: MACs of the original less those of the chain.
+        error: relative error, of the outputs where data was given, else of the weights.
+    """
+
+    layer: str
+    strategy: str
+    ranks: Ints
+    cost: Cost
+    saved_macs: int
+    error: float
+
+    @classmethod
+    def of(cls, layer: str, spec: ConvSpec, factors: Factorization) -> Candidate:
+        """Describe a factorisation of a layer."""
+        return cls(layer=layer, strategy=factors.strategy, ranks=factors.ranks, cost=factors.cost,
+                   saved_macs=spec.cost.macs - factors.cost.macs, error=factors.error)
+
+
+def break_even(strategy: Strategy, spec: ConvSpec) -> int:
+    """Largest rank of a one-rank family whose chain needs fewer MACs than the original; 0 if none does."""
+    low, high = 0, strategy.max_ranks(spec)[0]
+    while low < high:  # the cost of a chain grows with its rank
+        middle = (low + high + 1) // 2
+        if chain_cost(strategy.chain(spec, (middle,))).macs < spec.cost.macs:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def rank_grid(strategy: Strategy, spec: ConvSpec, block: int) -> tuple[Ints, ...]:
+    """Ranks worth trying: multiples of the channel block that save MACs, thinned to at most twelve.
+
+    Ranks between two multiples of the block cost the runtime as much as the larger one.
+    """
+    limit = break_even(strategy, spec)
+    multiples = list(range(block, limit + 1, block))
+    if len(multiples) > _MOST_RANKS:
+        step = (len(multiples) - 1) / (_MOST_RANKS - 1)
+        multiples = sorted({multiples[round(i * step)] for i in range(_MOST_RANKS)})
+    return tuple((rank,) for rank in multiples)
+
+
+def eligible_families(spec: ConvSpec, block: int) -> tuple[Strategy, ...] | Ineligible:
+    """Families that have at least one rank worth trying, or why none has."""
+    refusals = [(strategy, strategy.check(spec)) for strategy in STRATEGIES]
+    possible = [strategy for strategy, refusal in refusals if refusal is None]
+    if not possible:
+        return next(refusal for _, refusal in refusals if refusal is not None)
+    useful = tuple(strategy for strategy in possible if rank_grid(strategy, spec, block))
+    if not useful:
+        limit = max(break_even(strategy, spec) for strategy in possible)
+        return Ineligible(code="too_narrow", reason=f"no multiple of the channel block {block} saves MACs "
+                                                    f"(break-even rank {limit})")
+    return useful
+
+
+def cheapest_within(candidates: Sequence[Candidate], max_error: float) -> Candidate | None:
+    """The candidate that saves most MACs with an error of at most `max_error`, or None."""
+    allowed = [c for c in candidates if c.error <= max_error]
+    return max(allowed, key=lambda c: c.saved_macs, default=None)

@@ -1,0 +1,116 @@
+"""The protocol that every family of factorisations follows.
+
+A family splits one convolution into a chain. `chain` gives the specs of the factors for given ranks, so costs need
+no weights; `decompose` does the spectral work once, and the `Decomposition` answers for every rank.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.errors import RankError
+from onnxslim1x1.spec import ConvFactor, ConvSpec, Cost, Factorization, Ineligible, Ints, Spectrum
+
+if TYPE_CHECKING:
+    from onnxslim1x1.linalg.moments import Moments
+
+Array = NDArray[Any]
+
+
+class Decomposition(Protocol):
+    """A factorised weight before the choice of ranks."""
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """Energy per direction of the seam, of the weights or, with data, of the outputs."""
+        ...
+
+    def truncate(self, ranks: Ints) -> Factorization:
+        """Factors at `ranks`.
+
+        Raises:
+            RankError: a rank is out of range.
+        """
+        ...
+
+
+class Strategy(Protocol):
+    """One family of factorisations."""
+
+    @property
+    def name(self) -> str:
+        """Name in plans, tables and JSON."""
+        ...
+
+    def check(self, spec: ConvSpec) -> Ineligible | None:
+        """Why the family cannot serve this geometry, or None."""
+        ...
+
+    def max_ranks(self, spec: ConvSpec) -> Ints:
+        """The ranks at which the chain equals the original."""
+        ...
+
+    def chain(self, spec: ConvSpec, ranks: Ints) -> tuple[ConvSpec, ...]:
+        """Specs of the factors in the order of execution."""
+        ...
+
+    def decompose(self, spec: ConvSpec, weight: Array, bias: Array | None = None,
+                  statistics: Moments | None = None) -> Decomposition:
+        """Do the work that all ranks share.
+
+        Args:
+            spec: the layer.
+            weight: kernel of shape ``spec.weight_shape``.
+            bias: (O,) or None.
+            statistics: moments of the input patches (see `patch_matrix` for their order), or None for a
+                factorisation of the weights alone.
+        """
+        ...
+
+
+def require_ranks(strategy: Strategy, spec: ConvSpec, ranks: Ints) -> None:
+    """Check that there is one rank per seam and each lies in 1..max.
+
+    Raises:
+        RankError: otherwise.
+    """
+    limits = strategy.max_ranks(spec)
+    if len(ranks) != len(limits) or any(not 1 <= r <= m for r, m in zip(ranks, limits, strict=False)):
+        allowed = ", ".join(f"1..{m}" for m in limits)
+        raise RankError(f"rank {','.join(map(str, ranks))}: {strategy.name} on {describe(spec)} allows {allowed}")
+
+
+def describe(spec: ConvSpec) -> str:
+    """Short text for a geometry: ``3x3 64->128``."""
+    kernel = "x".join(map(str, spec.kernel)) or "dense"
+    return f"{kernel} {spec.in_channels}->{spec.out_channels}"
+
+
+def chain_cost(specs: tuple[ConvSpec, ...]) -> Cost:
+    """Parameters and MACs of a chain, counted from the shapes of its factors."""
+    return Cost.total(spec.cost for spec in specs)
+
+
+def patch_matrix(weight: Array) -> NDArray[np.float64]:
+    """Kernel (O, C, *k) as a matrix (O, n*C), position-major: the columns run over (position, channel).
+
+    Patch statistics use the same order: it keeps the channels of one position together, so the channel factor
+    applies to contiguous blocks.
+    """
+    out_channels = weight.shape[0]
+    return np.moveaxis(np.asarray(weight, dtype=np.float64), 1, -1).reshape(out_channels, -1)
+
+
+def kernel_of(matrix: Array, spec: ConvSpec) -> Array:
+    """Inverse of `patch_matrix` for a spec with the channels that the matrix has."""
+    shaped = matrix.reshape(spec.out_channels, *spec.kernel, spec.in_channels // spec.groups)
+    return np.ascontiguousarray(np.moveaxis(shaped, -1, 1))
+
+
+def factor(role: str, spec: ConvSpec, weight: Array, bias: Array | None = None) -> ConvFactor:
+    """Bundle a factor, with denormal-sized weights flushed to zero (they slow a CPU down tenfold)."""
+    flushed = np.where(np.abs(weight) < 1e-15, 0.0, weight).reshape(spec.weight_shape)
+    return ConvFactor(role=role, spec=spec, weight=flushed, bias=bias)
