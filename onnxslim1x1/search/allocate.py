@@ -34,7 +34,7 @@ def allocate(candidates: Mapping[str, Sequence[Candidate]], save_macs: int) -> d
     solution = milp(
         c=np.array([c.error**2 for c in flat]),
         constraints=[LinearConstraint(membership, ub=1.0), LinearConstraint(saved / scale, lb=save_macs / scale)],
-        integrality=np.ones(len(flat)),
+        integrality=np.ones(len(flat), dtype=np.int8),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-4, "time_limit": 20.0},
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxslim1x1.spec import ConvSpec, Cost, Factorization, Ineligible, Ints
+from onnxslim1x1.spec import ConvSpec, Cost, Ineligible, Ints
 from onnxslim1x1.strategies import STRATEGIES, Strategy
 from onnxslim1x1.strategies.base import chain_cost
 
-_MOST_RANKS = 12  # per layer and family; more hardly moves an optimum and each costs a least-squares solve
+_MOST_RANKS = 32  # per layer and family; a finer grid hardly moves an optimum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +33,11 @@ class Candidate:
     error: float
 
     @classmethod
-    def of(cls, layer: str, spec: ConvSpec, factors: Factorization) -> Candidate:
-        """Describe a factorisation of a layer."""
-        return cls(layer=layer, strategy=factors.strategy, ranks=factors.ranks, cost=factors.cost,
-                   saved_macs=spec.cost.macs - factors.cost.macs, error=factors.error)
+    def make(cls, layer: str, spec: ConvSpec, *, strategy: Strategy, ranks: Ints, error: float) -> Candidate:
+        """Describe a family at given ranks on a layer."""
+        cost = chain_cost(strategy.chain(spec, ranks))
+        return cls(layer=layer, strategy=strategy.name, ranks=ranks, cost=cost,
+                   saved_macs=spec.cost.macs - cost.macs, error=error)
 
 
 def break_even(strategy: Strategy, spec: ConvSpec) -> int:
@@ -52,7 +53,7 @@ def break_even(strategy: Strategy, spec: ConvSpec) -> int:
 
 
 def rank_grid(strategy: Strategy, spec: ConvSpec, block: int) -> tuple[Ints, ...]:
-    """Ranks worth trying: multiples of the channel block that save MACs, thinned to at most twelve.
+    """Ranks worth trying: multiples of the channel block that save MACs, thinned to at most `_MOST_RANKS`.
 
     Ranks between two multiples of the block cost the runtime as much as the larger one.
     """

@@ -30,7 +30,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.max_error is not None and not 0 < self.max_error <= 1:
-            raise OptionError(f"--max-error {self.max_error:g}: must lie in (0, 1]; 0.1 loses a hundredth of the energy")
+            raise OptionError(f"--max-error {self.max_error:g}: must lie in (0, 1]; 0.1 loses 1 % of the energy")
         if self.target_macs is not None and not 0 < self.target_macs < 1:
             raise OptionError(f"--target-macs {self.target_macs:g}: must lie between 0 and 1; 0.67 keeps two thirds")
 

@@ -1,0 +1,167 @@
+"""What a model costs, layer by layer, and what could be done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxslim1x1.graph.layers import Layer
+from onnxslim1x1.runtime.hardware import Environment
+from onnxslim1x1.runtime.profile import ModelProfile
+from onnxslim1x1.search.candidates import Candidate, cheapest_within
+from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
+from onnxslim1x1.search.workbench import Workbench
+from onnxslim1x1.spec import Cost, Ineligible, Ints
+from onnxslim1x1.strategies import STRATEGIES, by_name
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """The rewrite of one layer that the spectrum of its weights suggests.
+
+    Attributes:
+        strategy: family.
+        ranks: one per seam.
+        error: relative error of the weights, ``||W - F||_F / ||W||_F``.
+        cost: of the chain.
+        speedup: measured time of the layer alone, old over new.
+        time_s: seconds expected in the model, the layer's measured time divided by the speed-up.
+    """
+
+    strategy: str
+    ranks: Ints
+    error: float
+    cost: Cost
+    speedup: float
+    time_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerProfile:
+    """One layer: geometry, cost, measured time, and what could be done.
+
+    Attributes:
+        layer: the layer.
+        params: number of weights and biases.
+        macs: multiply-accumulates of one run, or None if a shape is unknown.
+        time_s: measured seconds of one run, what onnxruntime fused into it included, or None.
+        declined: why it is left alone, or None.
+        proposal: what could be done, or None.
+    """
+
+    layer: Layer
+    params: int
+    macs: int | None
+    time_s: float | None
+    declined: Ineligible | None
+    proposal: Proposal | None
+
+    @property
+    def gmacs_per_s(self) -> float | None:
+        """Achieved rate, in 1e9 MACs per second."""
+        return self.macs / self.time_s / 1e9 if self.macs and self.time_s else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """All layers of a model, with totals.
+
+    Attributes:
+        path: file, or None for a model in memory.
+        sha256: digest of the file, or None if it was not asked for.
+        opset: version of the default operator set.
+        environment: the machine, or None if nothing was measured.
+        layers: in graph order.
+        profile: what onnxruntime spent its time on, or None if nothing was measured.
+        warnings: one line each.
+    """
+
+    path: str | None
+    sha256: str | None
+    opset: int
+    environment: Environment | None
+    layers: tuple[LayerProfile, ...]
+    profile: ModelProfile | None
+    warnings: tuple[str, ...]
+
+    @property
+    def params(self) -> int:
+        """Parameters of all layers."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """MACs of all layers whose shape is known."""
+        return sum(layer.macs or 0 for layer in self.layers)
+
+    @property
+    def macs_after(self) -> int:
+        """MACs if every proposal were taken."""
+        return sum((p.proposal.cost.macs if p.proposal else p.macs or 0) for p in self.layers)
+
+    @property
+    def time_s(self) -> float | None:
+        """Measured kernel seconds of all layers, or None."""
+        return None if self.profile is None else sum(layer.time_s or 0.0 for layer in self.layers)
+
+    @property
+    def saved_s(self) -> float | None:
+        """Seconds that all proposals together would save, or None."""
+        if self.profile is None:
+            return None
+        return sum(p.time_s - p.proposal.time_s for p in self.layers if p.proposal and p.time_s)
+
+
+def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None = None,
+                   bench: Workbench | None = None, max_error: float = 1.0, measure: Measure | None = None,
+                   progress: Progress | None = None) -> tuple[LayerProfile, ...]:
+    """Profile of every layer; with a bench and a measure also a proposal.
+
+    Args:
+        layers: in graph order.
+        times: measured seconds by node index.
+        bench: gives the spectra.
+        max_error: largest relative weight error of a proposal.
+        measure: speed-up (old/new) of a chain over a layer.
+        progress: is told the fraction of layers that are done.
+    """
+    result = []
+    for number, layer in enumerate(layers):
+        time_s = None if times is None else times.get(layer.index, 0.0)
+        declined: Ineligible | None = layer.ineligible or _declined(layer)
+        proposal = None
+        if bench is not None and measure is not None and declined is None:
+            found = _propose(bench, layer, max_error=max_error, measure=measure, time_s=time_s or 0.0)
+            declined, proposal = (found, None) if isinstance(found, Ineligible) else (None, found)
+        result.append(LayerProfile(layer=layer, params=layer.spec.params, macs=layer.spec.macs, time_s=time_s,
+                                   declined=declined, proposal=proposal))
+        if progress:
+            progress((number + 1) / len(layers))
+    return tuple(result)
+
+
+def _declined(layer: Layer) -> Ineligible | None:
+    """Reason of the first family if every family declines the geometry."""
+    refusals = [strategy.check(layer.spec) for strategy in STRATEGIES]
+    return refusals[0] if all(r is not None for r in refusals) else None
+
+
+def _propose(bench: Workbench, layer: Layer, *, max_error: float, measure: Measure,
+             time_s: float) -> Proposal | Ineligible:
+    families = bench.families(layer)
+    if isinstance(families, Ineligible):
+        return families
+    candidates = bench.candidates(layer)
+    best: Candidate | None = cheapest_within(candidates, max_error)
+    if best is None:
+        least = min(c.error for c in candidates)
+        return Ineligible(code="flat_spectrum", reason=f"no rank that saves MACs keeps the weight error within "
+                                                       f"{max_error:g} (least {least:.2f})")
+    speedup = measure(layer.spec, by_name(best.strategy).chain(layer.spec, best.ranks))
+    if speedup < LEAST_SPEEDUP:
+        return Ineligible(code="not_faster", reason=f"{best.strategy} at rank {best.ranks[0]} runs at "
+                                                    f"{speedup:.2f}x of the original layer, measured")
+    return Proposal(strategy=best.strategy, ranks=best.ranks, error=best.error, cost=best.cost, speedup=speedup,
+                    time_s=time_s / speedup)

@@ -1,0 +1,93 @@
+"""The layers of one model on the bench: weights read, decomposed once, candidates listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.errors import ModelError
+from onnxslim1x1.graph.layers import Layer, constants
+from onnxslim1x1.graph.model import Model
+from onnxslim1x1.linalg.moments import Moments
+from onnxslim1x1.search.candidates import Candidate, eligible_families, rank_grid
+from onnxslim1x1.spec import Factorization, Ineligible, Ints
+from onnxslim1x1.strategies import Decomposition, Strategy, by_name
+
+
+class Workbench:
+    """Decompositions of the layers of a model, each made when it is first asked for.
+
+    Attributes:
+        model: where the weights are read from.
+        layers: by name, in graph order.
+        block: channel block; ranks are multiples of it.
+    """
+
+    def __init__(self, model: Model, layers: Sequence[Layer], *, block: int,
+                 moments: Mapping[str, Moments] | None = None) -> None:
+        self.model = model
+        self.layers = {layer.name: layer for layer in layers}
+        self.block = block
+        self._moments = moments or {}
+        self._constants = constants(model)
+        self._decompositions: dict[tuple[str, str], Decomposition] = {}
+
+    def families(self, layer: Layer) -> tuple[Strategy, ...] | Ineligible:
+        """Families that can serve a layer with a rank worth trying, or why none can."""
+        return layer.ineligible or eligible_families(layer.spec, self.block)
+
+    def decomposition(self, layer: Layer, strategy: Strategy) -> Decomposition:
+        """Decomposition of a layer by a family.
+
+        Raises:
+            ModelError: the weights cannot be read, or are not finite.
+        """
+        key = (layer.name, strategy.name)
+        if key not in self._decompositions:
+            weight, bias = self._values(layer.weight, layer), layer.bias and self._values(layer.bias, layer)
+            self._decompositions[key] = strategy.decompose(
+                layer.spec, weight, None if layer.bias is None else np.asarray(bias),
+                self._moments.get(layer.output))
+        return self._decompositions[key]
+
+    def candidates(self, layer: Layer) -> tuple[Candidate, ...]:
+        """All families and ranks worth trying on a layer; none if it is ineligible.
+
+        Raises:
+            ModelError: as in `decomposition`.
+        """
+        families = self.families(layer)
+        if isinstance(families, Ineligible):
+            return ()
+        return tuple(self.candidate(layer, strategy, ranks)
+                     for strategy in families for ranks in rank_grid(strategy, layer.spec, self.block))
+
+    def candidate(self, layer: Layer, strategy: Strategy, ranks: Ints) -> Candidate:
+        """One family at given ranks on a layer.
+
+        Raises:
+            RankError: a rank is out of range.
+            ModelError: as in `decomposition`.
+        """
+        error = self.decomposition(layer, strategy).error(ranks)
+        return Candidate.make(layer.name, layer.spec, strategy=strategy, ranks=ranks, error=error)
+
+    def factors(self, layer: str, strategy: str, ranks: Ints) -> Factorization:
+        """Factors of a layer.
+
+        Raises:
+            RankError: a rank is out of range.
+            ModelError: as in `decomposition`.
+        """
+        return self.decomposition(self.layers[layer], by_name(strategy)).truncate(ranks)
+
+    def _values(self, name: str, layer: Layer) -> NDArray[Any]:
+        values = self.model.array(self._constants[name])
+        if not np.isfinite(values).all():
+            bad = int(values.size - np.isfinite(values).sum())
+            raise ModelError(f"{self.model.where}: layer {layer.name} has {bad} NaN or infinite values in {name}; "
+                             "export the model again from a sound checkpoint, or leave the layer out with --exclude")
+        return values
