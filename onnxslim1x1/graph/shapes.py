@@ -66,6 +66,8 @@ def _bind(proto: onnx.ModelProto, given: dict[str, Sequence[int]], dims: dict[st
           where: str) -> tuple[dict[str, Shape], list[str]]:
     inputs, notes, used = {}, list[str](), set[str]()
     wanted = fed_inputs(proto.graph)
+    if "" in given and len(wanted) == 1:  # a shape without a name, for a model with one input
+        given[wanted[0].name] = given.pop("")
     unknown = sorted(set(given) - {i.name for i in wanted})
     if unknown:
         raise OptionError(f"--input-shape {unknown[0]}: {where} has no such input; it has "

@@ -29,16 +29,18 @@ class Moments:
     covariance: NDArray[np.floating[Any]]
     count: int
 
-    @property
-    def ridge(self) -> float:
-        """Ridge that keeps a least-squares fit stable and exact at full rank, relative to the mean variance.
+    def regularized(self) -> Matrix:
+        """Covariance in float64 with a ridge of 1e-5 to 1e-3 of the mean variance.
 
-        Grows when fewer than ten patches were seen per dimension.
+        The ridge keeps a least-squares fit stable and exact at full rank; it grows when fewer than ten patches were
+        seen per dimension.
         """
         dimension = len(self.mean)
         scarcity = min(1.0, 10.0 * dimension / max(self.count, 1))
-        variance = float(np.trace(self.covariance)) / dimension
-        return max(variance, 1e-30) * (1e-5 + 1e-3 * scarcity)
+        variance = max(float(np.trace(self.covariance)) / dimension, 1e-30)
+        ridged = self.covariance.astype(np.float64)
+        ridged[np.diag_indices(dimension)] += variance * (1e-5 + 1e-3 * scarcity)
+        return ridged
 
 
 class MomentAccumulator:

@@ -131,7 +131,8 @@ def random_feeds(specs: Sequence[InputSpec], *, seed: int = 0) -> dict[str, NDAr
     return feeds
 
 
-def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None, where: str = "model") -> list[NDArray[Any]]:
+def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None,
+        where: str = "model") -> list[NDArray[Any]]:
     """Run once and return the outputs in the model's (or the asked) order.
 
     Raises:

@@ -19,6 +19,8 @@ class Budget:
         max_error: largest relative error of any layer, in (0, 1].
         target_macs: fraction of the model's MACs to keep, in (0, 1).
         ranks: explicit rank per layer name.
+        include: shell patterns of layer names that may change; all layers without any.
+        exclude: shell patterns of layer names that may not.
 
     Raises:
         OptionError: a number is out of its range.
@@ -27,12 +29,19 @@ class Budget:
     max_error: float | None = None
     target_macs: float | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_error is not None and not 0 < self.max_error <= 1:
             raise OptionError(f"--max-error {self.max_error:g}: must lie in (0, 1]; 0.1 loses 1 % of the energy")
         if self.target_macs is not None and not 0 < self.target_macs < 1:
             raise OptionError(f"--target-macs {self.target_macs:g}: must lie between 0 and 1; 0.67 keeps two thirds")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it says nothing about how far to go."""
+        return not self.ranks and self.max_error is None and self.target_macs is None
 
     @property
     def only_explicit(self) -> bool:

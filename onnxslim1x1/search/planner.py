@@ -31,23 +31,21 @@ class Selection:
     skipped: tuple[SkippedLayer, ...]
 
 
-def matching(layers: Iterable[Layer], include: Sequence[str], exclude: Sequence[str]) -> set[str]:
-    """Names of the layers that any `include` pattern selects (all without one) and no `exclude` pattern.
-
-    Patterns are shell patterns on the layer's name.
+def matching(layers: Iterable[Layer], budget: Budget) -> set[str]:
+    """Names of the layers that any `include` pattern of a budget selects (all without one) and no `exclude` pattern.
 
     Raises:
         UnknownLayerError: a pattern selects nothing.
     """
     names = [layer.name for layer in layers]
-    for pattern in (*include, *exclude):
+    for pattern in (*budget.include, *budget.exclude):
         if not fnmatch.filter(names, pattern):
             raise UnknownLayerError(f"pattern {pattern}: matches no layer{_hint(pattern, names)}")
-    chosen = {n for p in include for n in fnmatch.filter(names, p)} if include else set(names)
-    return chosen - {n for p in exclude for n in fnmatch.filter(names, p)}
+    chosen = {n for p in budget.include for n in fnmatch.filter(names, p)} if budget.include else set(names)
+    return chosen - {n for p in budget.exclude for n in fnmatch.filter(names, p)}
 
 
-def select(bench: Workbench, budget: Budget, *, allowed: set[str], measure: Measure | None = None,
+def select(bench: Workbench, budget: Budget, *, measure: Measure | None = None,
            progress: Progress | None = None) -> Selection:
     """Choose layers, families and ranks.
 
@@ -58,17 +56,16 @@ def select(bench: Workbench, budget: Budget, *, allowed: set[str], measure: Meas
     Args:
         bench: the layers.
         budget: what to reach.
-        allowed: names of the layers that may change.
         measure: speed-up (old/new) of a chain over a layer.
         progress: is told the fraction of layers that are decomposed.
 
     Raises:
-        UnknownLayerError: an explicit rank names no layer.
+        UnknownLayerError: an explicit rank or a pattern names no layer.
         RankError: an explicit rank is out of range, or its layer cannot be rewritten.
         InfeasibleBudget: the target cannot be reached.
         ModelError: weights are unreadable or not finite.
     """
-    reasons = _refusals(bench, allowed)
+    reasons = _refusals(bench, matching(bench.layers.values(), budget))
     fixed = {name: _explicit(bench, name, rank) for name, rank in budget.ranks.items()}
     options: Options = {}
     if not budget.only_explicit:

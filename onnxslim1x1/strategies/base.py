@@ -28,6 +28,14 @@ class Decomposition(Protocol):
         """Energy per direction of the seam, of the weights or, with data, of the outputs."""
         ...
 
+    def error(self, ranks: Ints) -> float:
+        """Relative error at `ranks`, of the outputs where data was given, else of the weights; cheap.
+
+        Raises:
+            RankError: a rank is out of range.
+        """
+        ...
+
     def truncate(self, ranks: Ints) -> Factorization:
         """Factors at `ranks`.
 

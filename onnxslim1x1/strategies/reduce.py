@@ -1,12 +1,12 @@
 """`reduce`: a 1x1 reduction to r channels in front of the KxK convolution (GoogLeNet, Szegedy et al. 2014).
 
-Data-free: the mode-C unfolding ``W_C`` (C, n*O) ``= U s V^T`` gives ``A = U_r^T`` and ``B = A W_C`` refolded, the best
-r-channel bottleneck in Frobenius norm (Eckart and Young 1936).
+Data-free: the mode-C unfolding ``W_C`` (C, n*O) ``= U s V^T`` gives ``A = U_r^T`` and ``B = A W_C`` refolded, the
+best r-channel bottleneck in Frobenius norm (Eckart and Young 1936).
 
 Data-aware: whiten the channels by their covariance ``Cc = L L^T``, take the left singular vectors of the unfolding of
-``W x_C L``, so ``A = U_r^T L^-1`` (as an orthonormal basis of the same row space), then refit the KxK factor exactly:
-``B = Wm S At^T (At S At^T)^-1`` with ``At = I_n (x) A`` and the centred patch covariance S. The mean that the
-bottleneck loses goes into the bias: ``b' = b + (Wm - B At) m``.
+``W x_C L``, so ``A = U_r^T L^-1`` (as an orthonormal basis of the same row space), then refit the KxK factor
+exactly: ``B = Wm S At^T (At S At^T)^-1`` with ``At = I_n (x) A`` and the centred patch covariance S. The mean that
+the bottleneck loses goes into the bias: ``b' = b + (Wm - B At) m``.
 """
 
 from __future__ import annotations
@@ -100,12 +100,23 @@ class _FromWeights:
             strategy=self._strategy.name,
             ranks=ranks,
             factors=(factor("reduce", first, down), factor("kernel", second, np.ascontiguousarray(up), bias)),
-            rel_error=math.sqrt(self._spectrum.tail(ranks[0])),
+            rel_error=self.error(ranks),
         )
+
+    def error(self, ranks: Ints) -> float:
+        require_ranks(self._strategy, self._spec, ranks)
+        return math.sqrt(self._spectrum.tail(ranks[0]))
 
 
 class _FromData:
-    """Channel whitening, then the exact refit of the KxK factor and of the bias."""
+    """Channel whitening, then the exact refit of the KxK factor and of the bias, for all ranks at once.
+
+    The bases of all ranks are nested: with an orthonormal Q (C, C) whose first r rows span the r leading whitened
+    directions, the system of rank r is the leading block of the rotated ``G = Qt S Qt^T`` (columns ordered by
+    direction, then position). So are its Cholesky factors: one ``G = L L^T`` and one ``Z = L^-1 Qt S Wm^T`` give the
+    error at every rank, ``tr[Wm S Wm^T] - ||Z_r||^2``, and ``B^T = L_r^-T Z_r`` where it is asked for.
+    Here S is the covariance with a small ridge, which makes the refit exact at full rank.
+    """
 
     def __init__(self, strategy: Reduce, spec: ConvSpec, weight: Array, bias: Array | None,
                  statistics: Moments) -> None:
@@ -113,56 +124,65 @@ class _FromData:
         self._bias = np.zeros(spec.out_channels) if bias is None else np.asarray(bias, dtype=np.float64)
         self._matrix = patch_matrix(weight)  # (O, n*C)
         self._mean = np.asarray(statistics.mean, dtype=np.float64)
-        self._covariance = np.asarray(statistics.covariance, dtype=np.float64)
-        self._ridge = statistics.ridge
-        self._seen = self._matrix @ self._covariance  # Wm S, (O, n*C)
-        self._energy = float(np.sum(self._seen * self._matrix))  # tr[Wm S Wm^T]
-        self._basis, self._spectrum = self._channel_basis()
+        covariance = statistics.regularized()
+        seen = self._matrix @ covariance  # Wm S, (O, n*C)
+        self._energy = float(np.sum(seen * self._matrix))  # tr[Wm S Wm^T]
+        self._directions, self._spectrum = self._nested_directions(covariance)
+        self._factor, self._reached = self._eliminate(covariance, seen)
 
     @property
     def spectrum(self) -> Spectrum:
         return self._spectrum
 
-    def _channel_basis(self) -> tuple[Matrix, Spectrum]:
-        """Rows of U^T L^-1 (C, C), most important first, and the whitened spectrum."""
+    def _nested_directions(self, covariance: Matrix) -> tuple[Matrix, Spectrum]:
+        """Orthonormal rows (C, C), most important first, and the whitened spectrum."""
         n, channels = self._spec.positions, self._spec.in_channels
-        blocks = self._covariance.reshape(n, channels, n, channels)
-        channel = np.einsum("kckd->cd", blocks) / n + self._ridge * np.eye(channels)
+        channel = np.einsum("kckd->cd", covariance.reshape(n, channels, n, channels)) / n
         values, vectors = eigh_descending(channel)
-        root = np.sqrt(np.maximum(values, self._ridge))
+        root = np.sqrt(np.maximum(values, values[0] * 1e-12))
         # (O, n, C) -> (C, O*n), then L^T from the left: the unfolding of W x_C L
         unfolded = self._matrix.reshape(-1, channels).T
         energy, left = eigh_descending(gram((vectors * root).T @ unfolded))
-        return left.T @ (vectors / root).T, Spectrum(fractions=fractions(energy))
+        basis = left.T @ (vectors / root).T  # rows of U^T L^-1
+        return orthonormal_rows(basis), Spectrum(fractions=fractions(energy))
+
+    def _eliminate(self, covariance: Matrix, seen: Matrix) -> tuple[Matrix, Matrix]:
+        """Cholesky factor L (C*n, C*n) of the rotated covariance, and Z = L^-1 Qt S Wm^T (C*n, O)."""
+        from scipy.linalg import cholesky, solve_triangular
+
+        n, channels, q = self._spec.positions, self._spec.in_channels, self._directions
+        half = q @ covariance.reshape(n, channels, n * channels)  # (n, C', n*C)
+        rotated = (half.reshape(-1, channels) @ q.T).reshape(n, channels, n, channels)
+        by_direction = rotated.transpose(1, 0, 3, 2).reshape(n * channels, n * channels)
+        target = (seen.reshape(-1, channels) @ q.T).reshape(-1, n, channels).transpose(2, 1, 0)
+        lower = cholesky(by_direction, lower=True, overwrite_a=True, check_finite=False)
+        reached = solve_triangular(lower, target.reshape(n * channels, -1), lower=True, check_finite=False)
+        return lower, reached
 
     def truncate(self, ranks: Ints) -> Factorization:
+        from scipy.linalg import solve_triangular
+
         first, second = self._strategy.chain(self._spec, ranks)
-        down = orthonormal_rows(self._basis[: ranks[0]])  # (r, C)
-        up, output_rel_error = self._refit(down)
-        composed = (up.reshape(-1, len(down)) @ down).reshape(len(up), -1)  # B At
-        residual = self._matrix - composed
+        (rank,), n = ranks, self._spec.positions
+        size = rank * n
+        solved = solve_triangular(self._factor[:size, :size], self._reached[:size], trans="T", lower=True,
+                                  check_finite=False)  # (r*n, O)
+        up = solved.reshape(rank, n, -1).transpose(2, 1, 0).reshape(-1, n * rank)  # (O, n*r), position-major
+        down = self._directions[:rank]
+        residual = self._matrix - (up.reshape(-1, rank) @ down).reshape(self._matrix.shape)
         return Factorization(
             strategy=self._strategy.name,
             ranks=ranks,
             factors=(factor("reduce", first, down),
                      factor("kernel", second, kernel_of(up, second), self._bias + residual @ self._mean)),
             rel_error=_ratio(float(np.sum(residual**2)), float(np.sum(self._matrix**2))),
-            output_rel_error=output_rel_error,
+            output_rel_error=self.error(ranks),
         )
 
-    def _refit(self, down: Matrix) -> tuple[Matrix, float]:
-        """Best (O, n*r) kernel behind `down` under S + ridge*I, and its error under S alone."""
-        from scipy.linalg import cho_factor, cho_solve
-
-        n, (rank, channels) = self._spec.positions, down.shape
-        half = down @ self._covariance.reshape(n, channels, n * channels)  # At S, (n, r, n*C)
-        reduced = (half.reshape(-1, channels) @ down.T).reshape(n * rank, n * rank)  # At S At^T
-        target = (self._seen.reshape(-1, channels) @ down.T).reshape(-1, n * rank)  # Wm S At^T
-        pulled = (self._matrix.reshape(-1, channels) @ down.T).reshape(-1, n * rank)  # Wm At^T
-        regular = reduced + self._ridge * np.eye(n * rank)
-        up = cho_solve(cho_factor(regular), (target + self._ridge * pulled).T).T
-        lost = self._energy - 2 * float(np.sum(up * target)) + float(np.sum((up @ reduced) * up))
-        return up, _ratio(lost, self._energy)
+    def error(self, ranks: Ints) -> float:
+        require_ranks(self._strategy, self._spec, ranks)
+        reached = float(np.sum(self._reached[: ranks[0] * self._spec.positions] ** 2))
+        return _ratio(self._energy - reached, self._energy)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -1,0 +1,5 @@
+"""``python -m onnxslim1x1``."""
+
+from onnxslim1x1.cli.main import main
+
+main()

@@ -1,0 +1,292 @@
+"""What `import onnxslim1x1` offers: `analyze`, `plan`, `apply`, `validate` and `slim`.
+
+Each takes a path or an `onnx.ModelProto` and returns frozen values. Options that travel together are values, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+
+from onnxslim1x1.errors import PlanMismatchError
+from onnxslim1x1.graph.model import Model, load
+from onnxslim1x1.graph.save import copy_unchanged, require_writable, save
+from onnxslim1x1.runtime.hardware import channel_block, environment
+from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
+from onnxslim1x1.runtime.options import DataOptions, RunOptions
+from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_model
+from onnxslim1x1.runtime.session import random_feeds
+from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
+from onnxslim1x1.search.analysis import Analysis, layer_profiles
+from onnxslim1x1.search.pipeline import (
+    FROM_WEIGHTS,
+    RewriteResult,
+    Subject,
+    make_plan,
+    measured,
+    model_cost,
+    rewrite,
+    total_cost,
+    workbench,
+)
+from onnxslim1x1.search.plan import Budget, RewritePlan
+from onnxslim1x1.search.workbench import Workbench
+from onnxslim1x1.spec import Cost
+
+Source = str | Path | onnx.ModelProto
+
+PROPOSAL_ERROR = 0.3  # relative weight error of a proposal in `analyze`; data finds much better factors
+NO_DATA = ("without calibration data the factors come from the weights alone and accuracy was checked on "
+           "random inputs only; give --calibration for better factors and a meaningful check")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """How `slim` checks its result.
+
+    Attributes:
+        data: real inputs to validate on; the calibration data without it, else random inputs.
+        settings: promises and how to measure them.
+        keep_failed: write the file even if a promise is broken.
+    """
+
+    data: DataOptions | None = None
+    settings: ValidationSettings = field(default_factory=ValidationSettings)
+    keep_failed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SlimResult:
+    """Outcome of `slim`.
+
+    Attributes:
+        plan: what was decided.
+        rewrite: what was done.
+        output: the file that was written, or None.
+        before: cost of all layers of the original.
+        after: cost of all layers of the result.
+        validation: comparison of the original and the rewritten model, or None if it was not wanted; if the rewrite
+            was taken back, of what was tried.
+        warnings: one line each.
+        unchanged: why the result is the original, or None if it is not.
+    """
+
+    plan: RewritePlan
+    rewrite: RewriteResult
+    output: Path | None
+    before: Cost
+    after: Cost
+    validation: ValidationReport | None
+    warnings: tuple[str, ...]
+    unchanged: str | None = None
+
+
+DEFAULT_CHECK = Check()
+
+
+def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = True, digest: bool = False,
+            max_error: float = PROPOSAL_ERROR) -> Analysis:
+    """Cost, measured time and possible rewrite of every convolution and dense layer.
+
+    Args:
+        source: path or model.
+        run: threads, provider, shapes and progress.
+        measure: False gives costs and eligibility only, without inference or factorisation.
+        digest: whether to compute the SHA-256 of the file.
+        max_error: largest relative weight error of a proposal.
+
+    Raises:
+        ModelError: the model cannot be used.
+        RuntimeFailure: onnxruntime cannot run it.
+        OptionError: shapes or the provider do not fit.
+    """
+    options = run or RunOptions()
+    model = load(source)
+    shapes = options.shapes(model)
+    layers = layers_with_shapes(model, shapes, run=measure)
+    warnings = shapes.notes
+    if unknown := sum(layer.spec.macs is None for layer in layers):
+        warnings += (f"the MACs of {unknown} layers are not counted: their shapes are unknown without a run",)
+    profile = bench = None
+    if measure:
+        profile = _profile(model, options)
+        bench = Workbench(model, layers, block=channel_block(options.provider))
+    found = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes} if profile else None,
+                           bench=bench, max_error=max_error, measure=measured(options),
+                           progress=options.stage("spectra"))
+    return Analysis(
+        path=str(model.path) if model.path else None, sha256=model.sha256() if digest else None, opset=model.opset,
+        environment=environment(threads=options.threads, provider=options.provider) if measure else None,
+        layers=found, profile=profile, warnings=warnings)
+
+
+def plan(source: Source, budget: Budget | None = None, *, calibration: DataOptions | None = None,
+         run: RunOptions | None = None) -> RewritePlan:
+    """Decide which layers to rewrite, and how, without doing it.
+
+    Args:
+        source: path or model.
+        budget: what to reach; by default a small error per layer.
+        calibration: real inputs, unlabelled.
+        run: threads, provider, shapes, seed and progress.
+
+    Raises:
+        ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
+        UnknownLayerError, RankError, InfeasibleBudget: the request cannot be met.
+    """
+    options = run or RunOptions()
+    return make_plan(Subject.of(load(source), options), budget or Budget(), calibration, options)[0]
+
+
+def apply(source: Source, plan: RewritePlan, *, calibration: DataOptions | None = None,
+          run: RunOptions | None = None) -> RewriteResult:
+    """Carry out a plan.
+
+    Args:
+        source: the model that the plan was made for.
+        plan: layers, families and ranks.
+        calibration: the inputs that the factors are fitted to; needed if the plan was made with some.
+        run: threads, provider, shapes and progress; the seed is that of the plan.
+
+    Raises:
+        PlanMismatchError: the plan was made for another model, or with data where there is none now.
+        ModelError, DataError, RuntimeFailure, OptionError, RankError: an input cannot be used.
+    """
+    options = replace(run or RunOptions(), seed=plan.seed)
+    model = load(source)
+    digest = model.sha256()
+    if digest != plan.model_sha256:
+        raise PlanMismatchError(f"{model.where}: its SHA-256 {digest[:12]}... is not that of the plan, "
+                                f"{plan.model_sha256[:12]}...; make a plan for this model")
+    if (calibration is None) != (plan.data == FROM_WEIGHTS):
+        raise PlanMismatchError(f"{model.where}: the plan was made from {plan.data}; give the same calibration data")
+    subject = Subject.of(model, options)
+    wanted = {layer.layer for layer in plan.layers}
+    bench = workbench(subject, [x for x in subject.layers if x.name in wanted], calibration, options)
+    return rewrite(subject, plan, bench)
+
+
+def validate(original: Source, rewritten: Source, *, data: DataOptions | None = None,
+             run: RunOptions | None = None, settings: ValidationSettings | None = None) -> ValidationReport:
+    """Compare two models on the same inputs: results, latency, size, cost; and judge the promises in `settings`.
+
+    Args:
+        original: path or model.
+        rewritten: path or model.
+        data: real inputs, with labels or without; random ones without it.
+        run: threads, provider, shapes, seed and progress.
+        settings: promises and how to measure them; threads, provider, seed and shapes come from `run`.
+
+    Raises:
+        ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
+    """
+    options, chosen = run or RunOptions(), settings or ValidationSettings()
+    with _on_disk(original, "original.onnx") as first, _on_disk(rewritten, "rewritten.onnx") as second:
+        model = load(first)
+        shapes = options.shapes(model)
+        dataset = None if data is None else data.open(model, shapes)
+        costs = (model_cost(model, shapes), model_cost(load(second), shapes))
+        benchmark = replace(chosen.benchmark, threads=options.threads, provider=options.provider)
+        bound = shapes.inputs if options.input_shapes or options.dims or dataset is None else None
+        return validate_models(first, second, dataset=dataset, costs=costs, progress=options.progress,
+                               settings=replace(chosen, benchmark=benchmark, seed=options.seed, shapes=bound))
+
+
+def slim(source: Source, output: Path | str | None = None, *, budget: Budget | None = None,
+         calibration: DataOptions | None = None, run: RunOptions | None = None,
+         check: Check | None = DEFAULT_CHECK) -> SlimResult:
+    """Make a model faster: plan, apply, validate and save.
+
+    A rewrite that is not measurably faster is taken back (with an explicit target only if it is measurably slower),
+    and a rewrite that fails a gate leaves no file.
+
+    Args:
+        source: path or model.
+        output: file to write, or None to keep the result in memory.
+        budget: what to reach.
+        calibration: real inputs that the factors are fitted to, unlabelled.
+        run: threads, provider, shapes, seed and progress.
+        check: how the result is validated; None skips it.
+
+    Raises:
+        OutputError: the output cannot be written.
+        ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
+        UnknownLayerError, RankError, InfeasibleBudget: the request cannot be met.
+    """
+    options, wanted = run or RunOptions(), budget or Budget()
+    target = None if output is None else Path(output)
+    if target is not None:
+        require_writable(target, None if isinstance(source, onnx.ModelProto) else Path(source))
+    subject = Subject.of(load(source), options)
+    made, bench = make_plan(subject, wanted, calibration, options)
+    done = rewrite(subject, made, bench)
+    del bench  # its factorisations are as large as the statistics
+    report, unchanged = None, None if done.changed else "no layer is worth rewriting"
+    with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
+        draft = Path(folder) / (target.name if target else "rewritten.onnx")
+        if check or target:
+            _write(subject.source, done, draft)
+        if check:
+            report = validate(source, draft, data=check.data or calibration, run=options, settings=check.settings)
+            unchanged = unchanged or not_faster(report, wanted)
+        if target and (report is None or check is None or report.passed or check.keep_failed):
+            _publish(subject.source, draft, target, unchanged=bool(unchanged))
+        else:
+            target = None
+    return SlimResult(plan=made, rewrite=done, output=target, before=total_cost(subject.layers),
+                      after=model_cost(done.model, subject.shapes), validation=report, unchanged=unchanged,
+                      warnings=subject.shapes.notes + done.notes + (() if calibration else (NO_DATA,)))
+
+
+def not_faster(report: ValidationReport, budget: Budget) -> str | None:
+    """Why a rewrite is not worth keeping, or None if it is."""
+    found = report.latency
+    if found is None or found.verdict == "faster":
+        return None
+    explicit = budget.ranks or budget.target_macs
+    if explicit and found.verdict != "slower":
+        return None
+    return (f"the rewritten model ran at {found.speedup:.2f}x ({found.speedup_low:.2f} to {found.speedup_high:.2f}) of "
+            f"the original's speed: {found.verdict}")
+
+
+def _profile(model: Model, options: RunOptions) -> ModelProfile:
+    settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
+    feeds = random_feeds(model_inputs(model, options.shapes(model)), seed=options.seed)
+    return profile_model(model.inlined(), feeds, settings=settings, where=model.where,
+                         progress=options.stage("profiling"))
+
+
+@contextmanager
+def _on_disk(source: Source, name: str) -> Iterator[Path]:
+    """Path of a model; one in memory is written to a temporary file for as long as the block runs."""
+    if not isinstance(source, onnx.ModelProto):
+        yield Path(source)
+        return
+    with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
+        save(load(source), Path(folder) / name)
+        yield Path(folder) / name
+
+
+def _write(source: Model, done: RewriteResult, path: Path) -> None:
+    if done.changed:
+        save(done.model, path)
+    else:
+        copy_unchanged(source, path)
+
+
+def _publish(source: Model, draft: Path, target: Path, *, unchanged: bool) -> None:
+    """Write what was validated, or the original if that is the better one."""
+    if unchanged:
+        copy_unchanged(source, target)
+    else:
+        save(load(draft), target)
+
+
+__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "ValidationSettings", "analyze",
+           "apply", "plan", "slim", "validate"]

@@ -1,0 +1,60 @@
+"""The command `onnxslim1x1` and how errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from onnxslim1x1 import __version__
+from onnxslim1x1.cli import analyze, cost, slim, validate
+from onnxslim1x1.cli.exits import EXIT_INTERNAL, exit_code
+from onnxslim1x1.cli.options import Debug
+from onnxslim1x1.errors import SlimError
+
+app = typer.Typer(
+    name="onnxslim1x1", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks.")
+
+for module in (cost, analyze, slim, validate):
+    app.command(module.__name__.rpartition(".")[2])(module.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onnxslim1x1 {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
+                                                help="Show the version.")] = False) -> None:
+    """Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks."""
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on standard error and a documented exit code."""
+    try:
+        app()
+    except SlimError as error:
+        _fail(str(error), exit_code(error))
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        _fail("out of memory; close other programs or use a machine with more", EXIT_INTERNAL)
+    except Exception as error:  # a bug of ours: the user gets one line and the way to the traceback
+        _fail(f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}; run again with --debug "
+              "and report it", EXIT_INTERNAL)
+
+
+def _fail(message: str, code: int) -> None:
+    if Debug.enabled:
+        import traceback
+
+        traceback.print_exc()
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)

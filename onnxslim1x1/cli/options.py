@@ -1,0 +1,179 @@
+"""Options that several commands share, in groups (see `onnxslim1x1.cli.groups`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxslim1x1.cli.parsing import parse_dims, parse_floats, parse_fraction, parse_ranks, parse_shape, parse_size
+from onnxslim1x1.errors import OptionError
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.options import DataOptions, RunOptions
+    from onnxslim1x1.runtime.preprocess import Preprocess
+    from onnxslim1x1.runtime.validate import ValidationSettings
+    from onnxslim1x1.search.plan import Budget
+
+ModelArgument = Annotated[Path, typer.Argument(help="ONNX model.", show_default=False)]
+Progress = Callable[[str, float], None]
+
+
+class Debug:
+    """Whether errors show their traceback; set by --debug, read by `onnxslim1x1.cli.main.main`."""
+
+    enabled = False
+
+
+def _set_debug(value: bool) -> bool:
+    Debug.enabled = Debug.enabled or value
+    return value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputFlags:
+    """How results are shown."""
+
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug)] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFlags:
+    """How models are run."""
+
+    threads: Annotated[int, typer.Option(
+        help="Threads within an operator; 0: as many as onnxruntime chooses.", min=0)] = 0
+    provider: Annotated[str | None, typer.Option(help="Execution provider, such as cpu or cuda.")] = None
+    input_shape: Annotated[list[str] | None, typer.Option(
+        help="Shape of an input: x:1,3,224,224 (also x:1x3x224x224); repeatable.")] = None
+    dim: Annotated[list[str] | None, typer.Option(
+        help="Sizes of free dimensions: batch=1,height=224; repeatable.")] = None
+    seed: Annotated[int, typer.Option(help="Seed of random inputs and of sampled statistics.", min=0)] = 0
+
+    def options(self, progress: Progress | None) -> RunOptions:
+        """As a value of the API.
+
+        Raises:
+            OptionError: a text is malformed.
+        """
+        from onnxslim1x1.runtime.options import RunOptions
+
+        return RunOptions(threads=self.threads, provider=self.provider, dims=parse_dims(self.dim or []),
+                          input_shapes=dict(map(parse_shape, self.input_shape or [])), seed=self.seed,
+                          progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFlags:
+    """Which images, and what is done to them."""
+
+    data: Annotated[Path | None, typer.Option(
+        help="Images to compare on: a folder, .npy or .npz (random inputs without it).")] = None
+    labels: Annotated[Path | None, typer.Option(
+        help="Class indices for --data: a CSV with file,label, .npy or .npz.")] = None
+    limit: Annotated[int | None, typer.Option(help="At most so many images, evenly spread.", min=1)] = None
+    preprocess: Annotated[str | None, typer.Option(
+        help="imagenet, cifar10, imagenet-caffe, unit or raw (default: unit for 8-bit images, else raw).")] = None
+    mean: Annotated[str | None, typer.Option(help="Per channel, after --scale: .485,.456,.406")] = None
+    std: Annotated[str | None, typer.Option(help="Per channel, after --scale: .229,.224,.225")] = None
+    scale: Annotated[str | None, typer.Option(help="Factor on 0..255 pixels: 1/255")] = None
+    resize: Annotated[str | None, typer.Option(help="Short side in pixels, or HEIGHTxWIDTH.")] = None
+    crop: Annotated[str | None, typer.Option(help="Centre crop: side in pixels, or HEIGHTxWIDTH.")] = None
+    layout: Annotated[str | None, typer.Option(help="What the model takes: auto, nchw or nhwc.")] = None
+    channel_order: Annotated[str | None, typer.Option(help="What the model takes: rgb or bgr.")] = None
+
+    def preprocessing(self) -> Preprocess:
+        """Preset and overrides.
+
+        Raises:
+            OptionError: a text is malformed, or the values make no sense.
+        """
+        from onnxslim1x1.runtime.preprocess import preprocess
+
+        readers: dict[str, Callable[[str, str], Any]] = {
+            "mean": parse_floats, "std": parse_floats, "scale": parse_fraction, "resize": parse_size,
+            "crop": parse_size}
+        texts = {name: getattr(self, name) for name in (*readers, "layout", "channel_order")}
+        values = {name: readers[name](f"--{name}", text) if name in readers else text
+                  for name, text in texts.items() if text is not None}
+        return preprocess(self.preprocess, **values)
+
+    def options(self) -> DataOptions | None:
+        """Where inputs to compare on come from, or None.
+
+        Raises:
+            OptionError: labels without data, or a malformed text.
+        """
+        if self.data is None and self.labels is not None:
+            raise OptionError(f"--labels {self.labels}: labels need the images they belong to; give --data")
+        return self.other(self.data, self.labels)
+
+    def other(self, path: Path | None, labels: Path | None = None) -> DataOptions | None:
+        """The same treatment for other images, or None without any.
+
+        Raises:
+            OptionError: a malformed text.
+        """
+        from onnxslim1x1.runtime.options import DataOptions
+
+        prep = self.preprocessing()
+        return path and DataOptions(path=path, labels=labels, preprocess=prep, limit=self.limit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetFlags:
+    """How far a rewrite may go."""
+
+    max_error: Annotated[float | None, typer.Option(
+        help="Largest relative output error per layer, of the weights without --calibration "
+             "(default: 0.1 with calibration data, 0.05 without).")] = None
+    target_macs: Annotated[float | None, typer.Option(
+        help="Fraction of the model's MACs to keep, such as 0.67.")] = None
+    rank: Annotated[list[str] | None, typer.Option(help="Explicit rank: LAYER=R; repeatable.")] = None
+    include: Annotated[list[str] | None, typer.Option(
+        help="Shell pattern of layers that may change; repeatable.")] = None
+    exclude: Annotated[list[str] | None, typer.Option(
+        help="Shell pattern of layers that may not; repeatable.")] = None
+
+    def budget(self) -> Budget:
+        """As a value of the API.
+
+        Raises:
+            OptionError: a text is malformed, or a number out of range.
+        """
+        from onnxslim1x1.search.plan import Budget
+
+        return Budget(max_error=self.max_error, target_macs=self.target_macs, ranks=parse_ranks(self.rank or []),
+                      include=tuple(self.include or ()), exclude=tuple(self.exclude or ()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateFlags:
+    """Promises that the rewritten model must keep."""
+
+    max_drop: Annotated[float | None, typer.Option(
+        help="Gate: top-1 drop at most (0.01 is one point); without labels, the part of images whose class "
+             "changes.")] = None
+    min_agreement: Annotated[float | None, typer.Option(
+        help="Gate: part of images with the same class at least.")] = None
+    min_snr: Annotated[float | None, typer.Option(
+        help="Gate: signal-to-noise ratio of the worst output at least, in dB.")] = None
+    min_speedup: Annotated[float | None, typer.Option(help="Gate: measured speed-up at least.")] = None
+    time: Annotated[float, typer.Option(help="Seconds for measuring the latency.", min=0.1)] = 5.0
+
+    def settings(self) -> ValidationSettings:
+        """As a value of the API.
+
+        Raises:
+            OptionError: a bound makes no sense.
+        """
+        from onnxslim1x1.runtime.benchmark import BenchmarkSettings
+        from onnxslim1x1.runtime.validate import Tolerance, ValidationSettings
+
+        tolerance = Tolerance(max_drop=self.max_drop, min_agreement=self.min_agreement, min_snr_db=self.min_snr,
+                              min_speedup=self.min_speedup)
+        return ValidationSettings(tolerance=tolerance, benchmark=BenchmarkSettings(budget_s=self.time))

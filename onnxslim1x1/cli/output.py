@@ -1,0 +1,55 @@
+"""The one printer: data on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print exactly one JSON document."""
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def print_report(*parts: Any) -> None:
+    """Print tables and lines at the width of the terminal (80 columns where there is none)."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, width=terminal_width())
+    for part in parts:
+        console.print(part)
+
+
+def note(text: str, kind: str = "note") -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"{kind}: {text}\n")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
+    """Progress by stage on standard error; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:>12}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def told(stage: str, done: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=1.0)
+            bars.update(tasks[stage], completed=min(done, 1.0))
+
+        yield told
+
+
+def terminal_width() -> int:
+    """Columns that reports may use: of the terminal, of $COLUMNS, or 80."""
+    return shutil.get_terminal_size((80, 24)).columns

@@ -1,0 +1,48 @@
+"""`onnxslim1x1 slim`: make a model faster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxslim1x1.cli.exits import EXIT_UNCHANGED, exit_for
+from onnxslim1x1.cli.groups import grouped
+from onnxslim1x1.cli.options import BudgetFlags, DataFlags, GateFlags, ModelArgument, OutputFlags, RunFlags
+from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar
+
+
+@grouped
+def command(
+    model: ModelArgument, *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)],
+    calibration: Annotated[Path | None, typer.Option(
+        help="Images to fit to, without labels: a folder, .npy or .npz.")] = None,
+    budget: BudgetFlags, images: DataFlags, gates: GateFlags,
+    no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not compare the result.")] = False,
+    keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Keep the file when a gate fails.")] = False,
+    fail_if_unchanged: Annotated[bool, typer.Option(
+        "--fail-if-unchanged", help="Exit with 6 if nothing is worth changing.")] = False,
+    run: RunFlags, out: OutputFlags,
+) -> None:
+    """Put 1x1 reductions in front of expensive convolutions where that pays, and prove it."""
+    from onnxslim1x1 import api
+    from onnxslim1x1.report.slimming import slim_json, slim_report
+
+    fit, wanted = images.other(calibration), budget.budget()
+    check = None if no_validate else api.Check(data=images.options(), settings=gates.settings(),
+                                               keep_failed=keep_failed)
+    with progress_bar() as progress:
+        result = api.slim(model, output, budget=wanted, calibration=fit and replace(fit, labels=None),
+                          run=run.options(progress), check=check)
+    if out.json:
+        print_json(slim_json(result))
+    else:
+        for warning in result.warnings:
+            note(warning)
+        print_report(*slim_report(result))
+    exit_for(result.validation)
+    if fail_if_unchanged and result.unchanged:
+        raise typer.Exit(EXIT_UNCHANGED)

@@ -1,0 +1,35 @@
+"""`onnxslim1x1 validate`: whether the rewritten model is faster, and still right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnxslim1x1.cli.exits import exit_for
+from onnxslim1x1.cli.groups import grouped
+from onnxslim1x1.cli.options import DataFlags, GateFlags, OutputFlags, RunFlags
+from onnxslim1x1.cli.output import print_json, print_report, progress_bar
+
+
+@grouped
+def command(
+    original: Annotated[Path, typer.Argument(help="ONNX model before.", show_default=False)],
+    rewritten: Annotated[Path, typer.Argument(help="ONNX model after.", show_default=False)],
+    images: DataFlags, gates: GateFlags, run: RunFlags, out: OutputFlags,
+) -> None:
+    """Compare two models on the same inputs: results, latency, size; exit code 4 or 5 if a gate fails."""
+    from onnxslim1x1 import api
+    from onnxslim1x1.report.document import document
+    from onnxslim1x1.report.validation import validation_json, validation_report
+
+    data, settings = images.options(), gates.settings()
+    with progress_bar() as progress:
+        report = api.validate(original, rewritten, data=data, run=run.options(progress), settings=settings)
+    if out.json:
+        print_json(document("validate", {"original": original, "rewritten": rewritten,
+                                         "validation": validation_json(report)}))
+    else:
+        print_report(*validation_report(report))
+    exit_for(report)

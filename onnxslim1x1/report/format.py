@@ -1,0 +1,66 @@
+"""Numbers, shapes and geometries as short text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnxslim1x1.spec import ConvSpec
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def count(value: float | None) -> str:
+    """1,814,073,344 as ``1.81 G``; None as ``?``."""
+    if value is None:
+        return "?"
+    for size, prefix in _PREFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.3g} {prefix}" if value / size < 999.5 else f"{value / size:.0f} {prefix}"
+    return f"{value:.0f}"
+
+
+def size_bytes(value: int) -> str:
+    """Bytes as ``46.7 MB``."""
+    for size, prefix in _PREFIXES:
+        if value >= size:
+            return f"{value / size:.3g} {prefix}B"
+    return f"{value} B"
+
+
+def ms(seconds: float | None) -> str:
+    """Seconds as milliseconds with three digits."""
+    if seconds is None:
+        return "-"
+    value = seconds * 1e3
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}" if value >= 0.01 else f"{value:.3f}"
+
+
+def percent(part: float | None, whole: float | None = 1.0, digits: int = 1) -> str:
+    """Part of a whole in per cent."""
+    return "-" if part is None or not whole else f"{100 * part / whole:.{digits}f} %"
+
+
+def shape(sizes: Sequence[int] | None) -> str:
+    """``1x64x56x56``."""
+    return "?" if sizes is None else "x".join(map(str, sizes)) or "-"
+
+
+def decibel(value: float) -> str:
+    """Signal-to-noise ratio; infinite for identical outputs."""
+    return "identical" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
+
+
+def geometry(spec: ConvSpec) -> str:
+    """Kernel, stride, dilation and groups: ``3x3/2 d2 g32``."""
+    if not spec.kernel:
+        return "dense"
+    parts = [shape(spec.kernel)]
+    if max(spec.stride) > 1:
+        uneven = len(set(spec.stride)) > 1
+        parts[0] += "/" + ("x".join(map(str, spec.stride)) if uneven else str(spec.stride[0]))
+    if max(spec.dilation) > 1:
+        parts.append("d" + "x".join(map(str, dict.fromkeys(spec.dilation))))
+    if spec.groups > 1:
+        parts.append(f"g{spec.groups}")
+    return " ".join(parts)

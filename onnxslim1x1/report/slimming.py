@@ -1,0 +1,64 @@
+"""The outcome of `slim` as tables and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from onnxslim1x1.report.analysis import reasons
+from onnxslim1x1.report.document import document, jsonable
+from onnxslim1x1.report.format import count, shape
+from onnxslim1x1.report.style import plain_table
+from onnxslim1x1.report.validation import validation_json, validation_report
+from onnxslim1x1.search.plan import PlannedLayer
+from onnxslim1x1.spec import Ineligible
+
+if TYPE_CHECKING:
+    from onnxslim1x1.api import SlimResult
+
+
+def slim_report(result: SlimResult) -> list[str | Table]:
+    """What was rewritten, what was not and why, and the validation."""
+    parts: list[str | Table] = []
+    if result.plan.layers:
+        parts += [layer_table(result.plan.layers), ""]
+    parts += [f"left alone: {len(result.plan.skipped)} layers"] if result.plan.skipped else []
+    parts += [*reasons(Ineligible(code=s.code, reason=s.reason) for s in result.plan.skipped), ""]
+    if result.validation:
+        parts += [*validation_report(result.validation)]
+    else:
+        parts.append(f"MACs {count(result.before.macs)} -> {count(result.after.macs)}, parameters "
+                     f"{count(result.before.params)} -> {count(result.after.params)}; not validated")
+    return [*parts, outcome_line(result)]
+
+
+def layer_table(layers: tuple[PlannedLayer, ...]) -> Table:
+    """Rewritten layers with predicted error and measured gain of each."""
+    table = plain_table("layer", "family", "rank", "error", "MACs", "after", "alone")
+    table.columns[0].max_width = 30
+    for p in layers:
+        table.add_row(p.layer, p.strategy, shape(p.ranks), f"{p.error:.3f}", count(p.before.macs), count(p.after.macs),
+                      "-" if p.speedup is None else f"{p.speedup:.2f}x")
+    return table
+
+
+def outcome_line(result: SlimResult) -> str:
+    """One line: what was written."""
+    if result.unchanged:
+        copied = f"; {result.output} is a copy of the input" if result.output else ""
+        return f"unchanged: {result.unchanged}{copied}"
+    if result.output is None:
+        return "no file was written"
+    return f"wrote {result.output}"
+
+
+def slim_json(result: SlimResult) -> dict[str, Any]:
+    """The same as data."""
+    return document("slim", {
+        "model": {"sha256": result.plan.model_sha256}, "output": result.output,
+        "unchanged": result.unchanged,
+        "totals": {"before": result.before, "after": result.after}, "plan": jsonable(result.plan),
+        "validation": validation_json(result.validation) if result.validation else None,
+        "warnings": result.warnings,
+    })

@@ -1,0 +1,101 @@
+"""A validation as tables and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from onnxslim1x1.report.document import jsonable
+from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
+from onnxslim1x1.report.style import plain_table
+from onnxslim1x1.runtime.verdict import Gate, ValidationReport
+from onnxslim1x1.spec import Cost
+
+_GATES = {"checker": "ONNX checker", "interface": "inputs and outputs match", "finite": "no new NaN or infinity"}
+
+
+def validation_report(report: ValidationReport) -> list[str | Table]:
+    """Before and after, differences per output, gates, verdict."""
+    parts: list[str | Table] = [before_and_after(report), ""]
+    if report.outputs:
+        parts += [_differences(report), ""]
+    parts += [f"{m.name}: {m.reason} ({m.code})" for m in report.mismatches]
+    if not report.checker.rewritten_ok or not report.checker.original_ok:
+        parts.append(f"ONNX checker: {report.checker.message}")
+    return [*parts, *gate_lines(report.gates), verdict_line(report)]
+
+
+def before_and_after(report: ValidationReport) -> Table:
+    """Cost, size, latency and accuracy of both models."""
+    table = plain_table(f"on {report.data}", "original", "rewritten", "change")
+    old, new = report.cost_original, report.cost_rewritten
+    if old and new:
+        _cost_rows(table, old, new)
+    table.add_row("file size", size_bytes(report.size_original_bytes), size_bytes(report.size_rewritten_bytes),
+                  _ratio(report.size_original_bytes, report.size_rewritten_bytes))
+    if report.latency:
+        before, after = report.latency.original, report.latency.rewritten
+        for name, a, b in (("latency, median", before.median_s, after.median_s),
+                           ("latency, p10", before.p10_s, after.p10_s), ("latency, p90", before.p90_s, after.p90_s)):
+            table.add_row(name, f"{ms(a)} ms", f"{ms(b)} ms", _ratio(a, b, digits=2))
+    classes = report.classification
+    if classes:
+        if classes.top1_original is not None and classes.top1_rewritten is not None:
+            _points(table, "top-1", classes.top1_original, classes.top1_rewritten)
+        if classes.top5_original is not None and classes.top5_rewritten is not None:
+            _points(table, "top-5", classes.top5_original, classes.top5_rewritten)
+        table.add_row("same class", "", percent(classes.agreement, digits=2), "")
+        table.add_row("KL divergence", "", "-" if classes.kl is None else f"{classes.kl:.4f} nats", "")
+    return table
+
+
+def _cost_rows(table: Table, old: Cost, new: Cost) -> None:
+    table.add_row("MACs", count(old.macs), count(new.macs), _ratio(old.macs, new.macs))
+    table.add_row("parameters", count(old.params), count(new.params), _ratio(old.params, new.params))
+
+
+def _points(table: Table, name: str, before: float, after: float) -> None:
+    table.add_row(name, percent(before, digits=2), percent(after, digits=2), f"{100 * (after - before):+.2f} points")
+
+
+def _ratio(before: float, after: float, digits: int = 2) -> str:
+    """How many times less the rewritten model needs."""
+    if not after or not before:
+        return ""
+    return f"{before / after:.{digits}f}x less" if before >= after else f"{after / before:.{digits}f}x more"
+
+
+def _differences(report: ValidationReport) -> Table:
+    table = plain_table("output", "max abs", "mean abs", "max rel", "mean rel", "cosine", "SNR", "NaN")
+    table.columns[0].max_width = 24
+    for d in report.outputs:
+        table.add_row(d.name, f"{d.max_abs:.2e}", f"{d.mean_abs:.2e}", f"{d.max_rel:.2e}", f"{d.mean_rel:.2e}",
+                      f"{d.cosine:.6f}", decibel(d.snr_db), str(d.nan_count_rewritten))
+    return table
+
+
+def gate_lines(gates: tuple[Gate, ...]) -> list[str]:
+    """Promises that were asked for, and the standing ones that are broken."""
+    shown = [g for g in gates if g.name not in _GATES or not g.passed]
+    return [f"gate {_GATES.get(g.name, g.name)}: {'passed' if g.passed else 'FAILED'} "
+            f"({'-' if g.value is None else format(g.value, '.4g')}, bound {g.bound:g})" for g in shown]
+
+
+def verdict_line(report: ValidationReport) -> str:
+    """The measured ratio with its interval and the noise floor."""
+    found = report.latency
+    if found is None:
+        return "latency was not measured"
+    return (f"{found.verdict}: {found.speedup:.2f}x, 95 % interval {found.speedup_low:.2f} to "
+            f"{found.speedup_high:.2f}; noise floor (the original against itself) {found.noise_low:.2f} to {found.noise_high:.2f}; "
+            f"{found.original.runs} runs each")
+
+
+def validation_json(report: ValidationReport) -> dict[str, Any]:
+    """The same as data."""
+    found: dict[str, Any] = jsonable(report)
+    found["passed"] = report.passed
+    if report.latency:
+        found["latency"]["verdict"] = report.latency.verdict
+    return found

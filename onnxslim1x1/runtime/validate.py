@@ -1,0 +1,333 @@
+"""Does a rewritten model keep its promises? Checker, outputs, classes and latency against the original, and gates.
+
+A broken promise is a value in the `ValidationReport`; exceptions are for what could not be judged at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.errors import DataError, ModelError, OptionError
+from onnxslim1x1.runtime.benchmark import BenchmarkSettings, compare_models, timing_options
+from onnxslim1x1.runtime.compare import (
+    Classification,
+    ClassificationAccumulator,
+    DiffAccumulator,
+    Mismatch,
+    OutputDiff,
+    compare_names,
+    compare_types,
+    looks_like_classifier,
+)
+from onnxslim1x1.runtime.data import check_labels
+from onnxslim1x1.runtime.session import (
+    Feeds,
+    InputSpec,
+    create_session,
+    input_specs,
+    random_feeds,
+    run,
+)
+from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, ValidationReport, judge
+from onnxslim1x1.spec import Cost
+
+Labels = NDArray[np.int64]
+StageProgress = Callable[[str, float], None]
+__all__ = ["CheckResult", "Dataset", "Gate", "Tolerance", "ValidationReport", "ValidationSettings", "check_models",
+           "compare_inputs", "judge", "model_bytes", "validate_models"]
+
+
+class Dataset(Protocol):
+    """What validation wants of a data set; `onnxslim1x1.runtime.data.Dataset` is one."""
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+
+    @property
+    def labels(self) -> Labels | None:
+        """Class indices in the order of the samples, or None."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def batches(self, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Feeds of all samples in order; the last batch may be smaller."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationSettings:
+    """How to validate.
+
+    Attributes:
+        tolerance: the promises.
+        benchmark: how latency is measured; its threads and provider also serve the accuracy runs.
+        measure_latency: whether it is measured at all.
+        batch_size: images per accuracy run, if the model leaves the batch axis free.
+        random_runs: runs on random inputs where there is no data set.
+        seed: of the first random run; each further one takes the next.
+        shapes: shapes of inputs by name, for random inputs and for the latency.
+
+    Raises:
+        OptionError: a number makes no sense, or a latency is promised but not measured.
+    """
+
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    benchmark: BenchmarkSettings = field(default_factory=BenchmarkSettings)
+    measure_latency: bool = True
+    batch_size: int = 16
+    random_runs: int = 8
+    seed: int = 0
+    shapes: Mapping[str, Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.random_runs < 1 or self.seed < 0:
+            raise OptionError(f"validation: batch size {self.batch_size} and {self.random_runs} random runs must be "
+                              f"at least 1, seed {self.seed} not negative")
+        if self.tolerance.min_speedup is not None and not self.measure_latency:
+            raise OptionError("--min-speedup: contradicts that no latency is to be measured; drop one of the two")
+
+
+def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None = None,
+                    settings: ValidationSettings | None = None, costs: tuple[Cost, Cost] | None = None,
+                    progress: StageProgress | None = None) -> ValidationReport:
+    """Run both models on the same inputs and judge the rewritten one.
+
+    Args:
+        original: path of the original model.
+        rewritten: path of the rewritten one.
+        dataset: what to run; random inputs without one.
+        settings: promises and how to measure.
+        costs: of the original and the rewritten model, for the report.
+        progress: is told the stage, ``accuracy`` or ``latency``, and the fraction of it that is done.
+
+    Raises:
+        ModelError: a file is missing or holds no model.
+        RuntimeFailure: onnxruntime cannot load or run a model.
+        DataError: the data set does not fit the model.
+        OptionError: classes were promised for a model that is no classifier.
+    """
+    chosen = settings or ValidationSettings()
+    sizes = model_bytes(original), model_bytes(rewritten)
+    checker = check_models(original, rewritten)
+    paths = (Path(original), Path(rewritten))
+    found = _compare_outputs(paths, dataset=dataset, settings=chosen, progress=progress)
+    latency = None
+    if chosen.measure_latency and found.timing_feeds is not None:
+        told = None if progress is None else (lambda done: progress("latency", done))
+        latency = compare_models(*paths, feeds=found.timing_feeds, settings=chosen.benchmark, progress=told)
+    report = ValidationReport(
+        checker=checker, mismatches=found.mismatches, outputs=found.outputs, classification=found.classification,
+        latency=latency, size_original_bytes=sizes[0], size_rewritten_bytes=sizes[1], images=found.images,
+        data=dataset.name if dataset is not None else f"random inputs, seed {chosen.seed}",
+        cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None)
+    return replace(report, gates=judge(report, chosen.tolerance))
+
+
+def model_bytes(path: Path) -> int:
+    """Size of a model file together with the files that hold its external data.
+
+    Raises:
+        ModelError: no such model, or a data file is missing.
+    """
+    from onnxslim1x1.graph.model import load
+
+    try:
+        return sum(file.stat().st_size for file in (Path(path), *load(path).external_files()))
+    except OSError as error:
+        raise ModelError(f"{path}: {error.filename} cannot be read ({error.strerror}); keep it beside the model"
+                         ) from error
+
+
+def check_models(original: Path, rewritten: Path) -> CheckResult:
+    """Check two model files with full shape inference; by path, so that more than 2 GiB are possible."""
+    import onnx
+
+    def complaint(path: Path) -> str:
+        try:
+            with _stdout_to_stderr():
+                onnx.checker.check_model(str(path), full_check=True)
+        except Exception as error:  # checker, shape inference and protobuf each raise their own
+            return " ".join(str(error).split())[:400] or type(error).__name__
+        return ""
+
+    found = {"original": complaint(original), "rewritten": complaint(rewritten)}
+    return CheckResult(original_ok=not found["original"], rewritten_ok=not found["rewritten"],
+                       message="; ".join(f"{which}: {text}" for which, text in found.items() if text))
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send what C++ code prints to standard error: the checker warns on standard output, where only data belongs."""
+    try:
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # one of them is closed: then nothing can be spoilt
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def compare_inputs(original: Any, rewritten: Any) -> tuple[Mismatch, ...]:
+    """Inputs for which the session `rewritten` cannot be fed what the session `original` takes."""
+    before = {item.name: item for item in original.get_inputs()}
+    after = {item.name: item for item in rewritten.get_inputs()}
+    found = [Mismatch(name=n, code="missing_input", reason="the rewritten model has no such input")
+             for n in before if n not in after]
+    found += [Mismatch(name=n, code="extra_input", reason="the original has no such input")
+              for n in after if n not in before]
+    for name in (n for n in before if n in after):
+        old, new = before[name], after[name]
+        if old.type != new.type:
+            found.append(Mismatch(name=name, code="changed_input_dtype", reason=f"{old.type} became {new.type}"))
+        elif len(old.shape) != len(new.shape) or any(
+                isinstance(b, int) and a != b for a, b in zip(old.shape, new.shape, strict=True)):
+            found.append(Mismatch(name=name, code="changed_input_shape", reason=f"{old.shape} became {new.shape}"))
+    return tuple(found)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """Result of the accuracy runs; `timing_feeds` is None if the rewritten model cannot be fed."""
+
+    mismatches: tuple[Mismatch, ...]
+    outputs: tuple[OutputDiff, ...] = ()
+    classification: Classification | None = None
+    images: int = 0
+    timing_feeds: Feeds | None = None
+
+
+class _Collector:
+    """Gathers the comparison of all outputs, batch by batch."""
+
+    def __init__(self, original: Sequence[str], rewritten: Sequence[str]) -> None:
+        self.mismatches = list(compare_names(original, rewritten))
+        self.diffs = {name: DiffAccumulator(name) for name in original if name in rewritten}
+        self.classifier: str | None = None
+        self.classes: ClassificationAccumulator | None = None
+        self.images = 0
+
+    def add(self, original: Feeds, rewritten: Feeds, *, rows: int, labels: Labels | None) -> None:
+        """Take in the outputs of both models for the same `rows` images."""
+        if not self.images:
+            self._find_classifier(original, rows)
+        for name in tuple(self.diffs):
+            mismatch = compare_types(name, original[name], rewritten[name])
+            if mismatch is not None:
+                self.mismatches.append(mismatch)
+                del self.diffs[name]
+            else:
+                self.diffs[name].add(original[name], rewritten[name])
+        if self.classes is not None and self.classifier in self.diffs:
+            scores = original[self.classifier]
+            if labels is not None:
+                check_labels(labels, scores.shape[1], f"output {self.classifier}")
+            self.classes.add(scores, rewritten[self.classifier], labels)
+        self.images += rows
+
+    def _find_classifier(self, outputs: Feeds, rows: int) -> None:
+        for name, array in outputs.items():
+            if looks_like_classifier(array.shape) and array.shape[0] == rows and array.dtype.kind == "f":
+                self.classifier, self.classes = name, ClassificationAccumulator(name)
+                return
+
+    def result(self, timing_feeds: Feeds) -> _Found:
+        """Everything that was gathered."""
+        judged = self.classes is not None and self.classifier in self.diffs
+        return _Found(mismatches=tuple(self.mismatches), outputs=tuple(d.result() for d in self.diffs.values()),
+                      classification=self.classes.result() if judged and self.classes else None,
+                      images=self.images, timing_feeds=timing_feeds)
+
+
+def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, settings: ValidationSettings,
+                     progress: StageProgress | None) -> _Found:
+    options = timing_options(settings.benchmark.threads)  # here, too, sessions run by turns
+    first, second = (create_session(p, options=options, provider=settings.benchmark.provider) for p in paths)
+    mismatches = compare_inputs(first, second)
+    specs = input_specs(first, settings.shapes)
+    if mismatches:
+        return _Found(mismatches=mismatches)
+    _require_samples(dataset)
+    total = settings.random_runs if dataset is None else len(dataset)
+    collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)))
+    for done, feeds, rows in _feeds(specs, dataset, settings):
+        labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
+        outputs = [_run(s, feeds, rows, path) for s, path in zip((first, second), paths, strict=True)]
+        collector.add(*outputs, rows=rows, labels=labels)
+        _require_classifier(settings.tolerance, collector.classifier, paths[0])
+        if progress is not None:
+            progress("accuracy", done / total)
+    return collector.result(_timing_feeds(specs, dataset, settings))
+
+
+def _feeds(specs: Sequence[InputSpec], dataset: Dataset | None,
+           settings: ValidationSettings) -> Iterator[tuple[int, Feeds, int]]:
+    """Yield how much is done (images, or random runs), the feeds of a run, and how many of their rows count."""
+    if dataset is None:
+        for k in range(settings.random_runs):
+            yield k + 1, random_feeds(specs, seed=settings.seed + k), _rows(specs)
+        return
+    fixed = next((s.shape[0] for s in specs if s.shape and 0 not in s.free_axes), None)
+    done = 0
+    for feeds in dataset.batches(fixed or settings.batch_size):
+        rows = len(next(iter(feeds.values())))
+        done += rows
+        yield done, _padded(feeds, fixed or rows), rows
+
+
+def _rows(specs: Sequence[InputSpec]) -> int:
+    """Images in one run of these shapes."""
+    return next((s.shape[0] for s in specs if s.shape), 1)
+
+
+def _padded(feeds: Feeds, size: int) -> Feeds:
+    """Repeat the last image until there are `size`: a model with a fixed batch takes no less."""
+    return {name: np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]) if len(a) < size else a
+            for name, a in feeds.items()}
+
+
+def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings: ValidationSettings) -> Feeds:
+    """One image, or as many as the model or `settings.shapes` fixes; a real one where there is a data set."""
+    if dataset is None or settings.shapes:
+        return random_feeds(specs, seed=settings.seed)
+    return _padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
+
+
+def _run(session: Any, feeds: Feeds, rows: int, path: Path) -> dict[str, NDArray[Any]]:
+    """Outputs by name, without the rows that `_padded` added (outputs without a batch axis stay whole)."""
+    names = [item.name for item in session.get_outputs()]
+    outputs = dict(zip(names, run(session, feeds, where=str(path)), strict=True))
+    for name, array in outputs.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise DataError(f"{path}: output {name} is no tensor of numbers, so it cannot be compared; "
+                            f"export the model without it")
+    size = next((len(a) for a in feeds.values() if a.ndim), rows)
+    return {name: a[:rows] if a.ndim and len(a) == size else a for name, a in outputs.items()}
+
+
+def _require_samples(dataset: Dataset | None) -> None:
+    if dataset is None:
+        return
+    if not len(dataset):
+        raise DataError(f"{dataset.name}: holds no samples; give at least one")
+    if dataset.labels is not None and len(dataset.labels) != len(dataset):
+        raise DataError(f"{dataset.name}: {len(dataset.labels)} labels for {len(dataset)} samples; give one for each")
+
+
+def _require_classifier(tolerance: Tolerance, classifier: str | None, path: Path) -> None:
+    option = "--max-drop" if tolerance.max_drop is not None else "--min-agreement"
+    if classifier is None and (tolerance.max_drop, tolerance.min_agreement) != (None, None):
+        raise OptionError(f"{option}: {path} has no output with one score per class (N x K or N x K x 1 x 1); "
+                          f"use --min-snr")

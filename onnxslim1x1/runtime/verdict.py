@@ -1,0 +1,151 @@
+"""The values that a validation ends in: promises, the report, and the gates that say which promise holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxslim1x1.errors import OptionError
+from onnxslim1x1.runtime.benchmark import LatencyComparison
+from onnxslim1x1.runtime.compare import Classification, Mismatch, OutputDiff
+from onnxslim1x1.spec import Cost
+
+GateKind = Literal["accuracy", "latency"]
+
+_ROUNDING = 1e-12  # 1 of 100 images meets --max-drop 0.01, although 1 - 0.99 > 0.01 in floating point
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tolerance:
+    """What was promised; None means that nothing was.
+
+    Attributes:
+        max_drop: largest loss of top-1 accuracy as a fraction; without labels, of 1 - agreement.
+        min_agreement: smallest fraction of images with the same top-1 class.
+        min_snr_db: smallest signal-to-noise ratio, of the worst output.
+        min_speedup: smallest measured speed-up.
+
+    Raises:
+        OptionError: a bound that makes no sense.
+    """
+
+    max_drop: float | None = None
+    min_agreement: float | None = None
+    min_snr_db: float | None = None
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        for option, bound in (("--max-drop", self.max_drop), ("--min-agreement", self.min_agreement)):
+            if bound is not None and not 0.0 <= bound <= 1.0:
+                raise OptionError(f"{option} {bound}: must be a fraction of the images, 0 to 1; 0.01 is one point")
+        if self.min_snr_db is not None and not math.isfinite(self.min_snr_db):
+            raise OptionError(f"--min-snr {self.min_snr_db}: must be a number of decibels")
+        if self.min_speedup is not None and not 0.0 < self.min_speedup < math.inf:
+            raise OptionError(f"--min-speedup {self.min_speedup}: must be a positive ratio; 1.2 is 20 % faster")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """Verdicts of `onnx.checker` with full shape inference; `message` says what it refused, or is empty."""
+
+    original_ok: bool
+    rewritten_ok: bool
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """One promise: names with ``min_`` want value >= bound, all others value <= bound; value None: not measurable.
+
+    Always there: ``checker`` (1 if only the rewritten model is refused), ``interface`` (number of mismatches) and
+    ``finite`` (values that became NaN or infinite), each with bound 0.
+    """
+
+    name: str
+    bound: float
+    value: float | None
+    passed: bool
+    kind: GateKind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationReport:
+    """The original and the rewritten model, side by side.
+
+    Attributes:
+        checker: verdicts of the ONNX checker.
+        mismatches: inputs and outputs that do not match.
+        outputs: differences of the outputs that do.
+        classification: agreement of the first output with scores of classes, if there is one.
+        latency: the comparison, unless it was not wanted or the inputs do not match.
+        size_original_bytes: size of the file with its external data.
+        size_rewritten_bytes: the same of the rewritten model.
+        images: how many were run, each counted once.
+        data: name of the data set, or how the inputs were drawn.
+        gates: the promises and whether they hold.
+        cost_original: parameters and MACs, if the caller knows them.
+        cost_rewritten: the same of the rewritten model.
+    """
+
+    checker: CheckResult
+    mismatches: tuple[Mismatch, ...]
+    outputs: tuple[OutputDiff, ...]
+    classification: Classification | None
+    latency: LatencyComparison | None
+    size_original_bytes: int
+    size_rewritten_bytes: int
+    images: int
+    data: str
+    gates: tuple[Gate, ...] = ()
+    cost_original: Cost | None = None
+    cost_rewritten: Cost | None = None
+
+    @property
+    def accuracy_passed(self) -> bool:
+        """Whether every promise about results holds."""
+        return all(gate.passed for gate in self.gates if gate.kind == "accuracy")
+
+    @property
+    def latency_passed(self) -> bool:
+        """Whether every promise about latency holds."""
+        return all(gate.passed for gate in self.gates if gate.kind == "latency")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise holds."""
+        return self.accuracy_passed and self.latency_passed
+
+
+def judge(report: ValidationReport, tolerance: Tolerance) -> tuple[Gate, ...]:
+    """Gates of a report: the three that are always there, then one for each promise."""
+    refused = not report.checker.rewritten_ok and report.checker.original_ok
+    gates = [_gate("checker", 0.0, float(refused)),
+             _gate("interface", 0.0, float(len(report.mismatches))),
+             _gate("finite", 0.0, float(sum(diff.nan_count_new for diff in report.outputs)))]
+    classes = report.classification
+    if tolerance.max_drop is not None:
+        gates.append(_gate("max_drop", tolerance.max_drop, None if classes is None else _drop(classes)))
+    if tolerance.min_agreement is not None:
+        gates.append(_gate("min_agreement", tolerance.min_agreement, None if classes is None else classes.agreement))
+    if tolerance.min_snr_db is not None:
+        worst = min((diff.snr_db for diff in report.outputs), default=None)
+        gates.append(_gate("min_snr_db", tolerance.min_snr_db, worst))
+    if tolerance.min_speedup is not None:
+        speedup = None if report.latency is None else report.latency.speedup
+        gates.append(_gate("min_speedup", tolerance.min_speedup, speedup, kind="latency"))
+    return tuple(gates)
+
+
+def _drop(classes: Classification) -> float:
+    return 1.0 - classes.agreement if classes.top1_drop is None else classes.top1_drop
+
+
+def _gate(name: str, bound: float, value: float | None, *, kind: GateKind = "accuracy") -> Gate:
+    if value is None:
+        passed = False
+    elif name.startswith("min_"):
+        passed = value >= bound
+    else:
+        passed = value <= bound + _ROUNDING
+    return Gate(name=name, bound=bound, value=value, passed=passed, kind=kind)
