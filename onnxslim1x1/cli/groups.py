@@ -15,7 +15,7 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
     Fields keep their `typing.Annotated` options and defaults; the command receives instances of the classes.
     """
     hints = get_type_hints(function, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
         if name in groups:
@@ -29,8 +29,8 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
             values[name] = group(**{f.name: values.pop(f.name) for f in dataclasses.fields(group)})
         function(**values)
 
-    del command.__wrapped__  # type: ignore[attr-defined]  # else typer would read the signature of the original
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by inspect
+    del command.__wrapped__  # else typer would read the signature of the original
+    setattr(command, "__signature__", inspect.Signature(parameters))  # noqa: B010  (mypy knows no such attribute)
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 

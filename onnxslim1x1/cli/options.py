@@ -121,7 +121,9 @@ class DataFlags:
         from onnxslim1x1.runtime.options import DataOptions
 
         prep = self.preprocessing()
-        return path and DataOptions(path=path, labels=labels, preprocess=prep, limit=self.limit)
+        if path is None:
+            return None
+        return DataOptions(path=path, labels=labels, preprocess=prep, limit=self.limit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

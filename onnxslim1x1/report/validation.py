@@ -88,8 +88,8 @@ def verdict_line(report: ValidationReport) -> str:
     if found is None:
         return "latency was not measured"
     return (f"{found.verdict}: {found.speedup:.2f}x, 95 % interval {found.speedup_low:.2f} to "
-            f"{found.speedup_high:.2f}; noise floor (the original against itself) {found.noise_low:.2f} to {found.noise_high:.2f}; "
-            f"{found.original.runs} runs each")
+            f"{found.speedup_high:.2f}; noise floor (the original against itself) {found.noise_low:.2f} to "
+            f"{found.noise_high:.2f}; {found.original.runs} runs each")
 
 
 def validation_json(report: ValidationReport) -> dict[str, Any]:
