@@ -69,8 +69,8 @@ class Model:
         except Exception as error:  # the checker, the file system and numpy each raise their own
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{self.where}: the values of tensor {tensor.name} cannot be read ({reason})") from error
-        copy.data_location = onnx.TensorProto.DEFAULT
-        del copy.external_data[:]
+        copy.ClearField("data_location")
+        copy.ClearField("external_data")
         return copy
 
     def inlined(self) -> onnx.ModelProto:

@@ -24,6 +24,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER = 5
 _TENSOR_RAW_DATA = 9
+_TENSOR_VALUE_PLACE = (_TENSOR_RAW_DATA, 13, 14)  # with external_data and data_location, which may be explicit
 
 
 class WireError(ValueError):
@@ -59,13 +60,14 @@ def _graph(data: Buffer, begin: int, stop: int, location: str) -> bytes:
 
 
 def _tensor(data: Buffer, begin: int, stop: int, location: str) -> bytes:
-    parts: list[bytes] = []
-    for number, kind, start, payload, end in _fields(data, begin, stop):
-        if number == _TENSOR_RAW_DATA and kind == _BYTES and end - payload > INLINE_LIMIT // 2:
-            parts.append(_reference(location, payload, end - payload))
-        else:
-            parts.append(data[start:end])
-    return b"".join(parts)
+    """Tensor with a reference in the place of its raw data; small or external tensors stay as they are."""
+    fields = list(_fields(data, begin, stop))
+    raw = [(payload, end) for number, kind, _, payload, end in fields if (number, kind) == (_TENSOR_RAW_DATA, _BYTES)]
+    if not raw or raw[-1][1] - raw[-1][0] <= INLINE_LIMIT // 2:
+        return data[begin:stop]
+    offset, end = raw[-1]  # the last one counts, as in every protobuf parser
+    kept = [data[start:stop_] for number, _, start, _, stop_ in fields if number not in _TENSOR_VALUE_PLACE]
+    return b"".join((*kept, _reference(location, offset, end - offset)))
 
 
 def _reference(location: str, offset: int, length: int) -> bytes:

@@ -11,12 +11,12 @@ _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def count(value: float | None) -> str:
-    """1,814,073,344 as ``1.81 G``; None as ``?``."""
+    """1,814,073,344 as ``1.81G``; None as ``?``."""
     if value is None:
         return "?"
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
-            return f"{value / size:.3g} {prefix}" if value / size < 999.5 else f"{value / size:.0f} {prefix}"
+            return f"{value / size:.3g}{prefix}" if value / size < 999.5 else f"{value / size:.0f}{prefix}"
     return f"{value:.0f}"
 
 
@@ -38,7 +38,15 @@ def ms(seconds: float | None) -> str:
 
 def percent(part: float | None, whole: float | None = 1.0, digits: int = 1) -> str:
     """Part of a whole in per cent."""
-    return "-" if part is None or not whole else f"{100 * part / whole:.{digits}f} %"
+    return "-" if part is None or not whole else f"{100 * part / whole:.{digits}f}%"
+
+
+def fitted(name: str, width: int) -> str:
+    """Name within a width; its middle gives way, since prefix and suffix tell layers apart."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) * 2 // 3
+    return f"{name[:width - 1 - tail]}…{name[-tail:]}"
 
 
 def shape(sizes: Sequence[int] | None) -> str:
