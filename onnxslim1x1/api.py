@@ -15,7 +15,7 @@ import onnx
 
 from onnxslim1x1.errors import PlanMismatchError
 from onnxslim1x1.graph.model import Model, load
-from onnxslim1x1.graph.save import copy_unchanged, require_writable, save
+from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save
 from onnxslim1x1.runtime.hardware import channel_block, environment
 from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
@@ -227,20 +227,19 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
     done = rewrite(subject, made, bench)
     del bench  # its factorisations are as large as the statistics
     report, unchanged = None, None if done.changed else "no layer is worth rewriting"
-    with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
-        draft = Path(folder) / (target.name if target else "rewritten.onnx")
-        if check or target:
+    with _draft(target, wanted=target is not None or check is not None) as draft:
+        if draft:
             _write(subject.source, done, draft)
-        if check:
+        if draft and check:
             report = validate(source, draft, data=check.data or calibration, run=options, settings=check.settings)
-            unchanged = unchanged or not_faster(report, wanted)
-        if target and (report is None or check is None or report.passed or check.keep_failed):
-            _publish(subject.source, draft, target, unchanged=bool(unchanged))
-        else:
-            target = None
+            if unchanged is None and (unchanged := not_faster(report, wanted)):
+                copy_unchanged(subject.source, draft)
+            if not (unchanged or report.passed or check.keep_failed):
+                draft.unlink()
+                target = None
     return SlimResult(plan=made, rewrite=done, output=target, before=total_cost(subject.layers),
                       after=model_cost(done.model, subject.shapes), validation=report, unchanged=unchanged,
-                      warnings=subject.shapes.notes + done.notes + (() if calibration else (NO_DATA,)))
+                      warnings=subject.shapes.notes + done.notes + (() if calibration or not check else (NO_DATA,)))
 
 
 def not_faster(report: ValidationReport, budget: Budget) -> str | None:
@@ -280,12 +279,17 @@ def _write(source: Model, done: RewriteResult, path: Path) -> None:
         copy_unchanged(source, path)
 
 
-def _publish(source: Model, draft: Path, target: Path, *, unchanged: bool) -> None:
-    """Write what was validated, or the original if that is the better one."""
-    if unchanged:
-        copy_unchanged(source, target)
+@contextmanager
+def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
+    """Where to write a model before it is judged; what is there at the end becomes `target`, if there is one."""
+    if target is not None:
+        with atomic_folder(target) as folder:
+            yield folder / target.name
+    elif wanted:
+        with TemporaryDirectory(prefix="onnxslim1x1-") as name:
+            yield Path(name) / "rewritten.onnx"
     else:
-        save(load(draft), target)
+        yield None
 
 
 __all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "ValidationSettings", "analyze",

@@ -1,7 +1,8 @@
 """Streaming mean and covariance.
 
 Sums are kept in float64; each block is multiplied in float32, whose rounding is far below the sampling error
-of a covariance (relative error about sqrt(rows) * 2^-24 per block).
+of a covariance (relative error about sqrt(rows) * 2^-24 per block). Rows are shifted by the mean of the first block:
+without it, a mean far above the spread cancels all digits of the covariance (Chan, Golub and LeVeque 1983).
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class MomentAccumulator:
     """Accumulates `Moments` of rows that arrive in blocks."""
 
     def __init__(self, dimension: int) -> None:
+        self._shift = np.zeros(dimension, dtype=np.float32)
         self._sum = np.zeros(dimension)
         self._outer = np.zeros((dimension, dimension))
         self._count = 0
@@ -54,6 +56,9 @@ class MomentAccumulator:
     def add(self, rows: NDArray[Any]) -> None:
         """Add a block of rows (p, d)."""
         block = np.asarray(rows, dtype=np.float32)
+        if not self._count and len(block):
+            self._shift = block.mean(axis=0, dtype=np.float64).astype(np.float32)
+        block = block - self._shift
         self._sum += block.sum(axis=0, dtype=np.float64)
         self._outer += block.T @ block
         self._count += len(block)
@@ -66,6 +71,6 @@ class MomentAccumulator:
         """
         if not self._count:
             raise ValueError("no rows were added")
-        mean = self._sum / self._count
-        covariance = self._outer / self._count - np.outer(mean, mean)
-        return Moments(mean=mean.astype(np.float32), covariance=covariance.astype(np.float32), count=self._count)
+        offset = self._sum / self._count
+        covariance = self._outer / self._count - np.outer(offset, offset)
+        return Moments(mean=(self._shift + offset).astype(np.float32), covariance=covariance.astype(np.float32), count=self._count)

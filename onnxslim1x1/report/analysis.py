@@ -51,7 +51,8 @@ def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
         rate = p.gmacs_per_s
         after = p.proposal
         table.add_row(
-            fitted(p.layer.name, 26), p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
+            fitted(p.layer.name, 26), p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape),
+            shape(p.layer.out_shape),
             count(p.params), count(p.macs), percent(p.macs, analysis.macs), ms(p.time_s),
             percent(p.time_s, analysis.time_s), "-" if rate is None else f"{rate:.1f}", _verdict(p),
             f"{after.error:.3f}" if after else "", count(after.cost.macs) if after else "",

@@ -27,7 +27,7 @@ from onnxslim1x1.runtime.compare import (
     compare_types,
     looks_like_classifier,
 )
-from onnxslim1x1.runtime.data import check_labels
+from onnxslim1x1.runtime.labels import check_labels
 from onnxslim1x1.runtime.session import (
     Feeds,
     InputSpec,

@@ -5,39 +5,63 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxslim1x1.errors import InfeasibleBudget
 from onnxslim1x1.search.candidates import Candidate
+
+_STEPS = 10_000  # resolution of the budget; savings are rounded down, so the target is never missed
 
 
 def allocate(candidates: Mapping[str, Sequence[Candidate]], save_macs: int) -> dict[str, Candidate]:
     """Least total output energy lost while at least `save_macs` are saved: a multiple-choice knapsack.
 
-    Minimises ``sum_l error_l^2`` over at most one candidate per layer, exactly, as an integer program (HiGHS through
-    `scipy.optimize.milp`). Squared errors of different layers add up approximately while each is small.
+    Minimises ``sum_l error_l^2`` over at most one candidate per layer by dynamic programming over the savings
+    (Kellerer, Pferschy and Pisinger, Knapsack Problems, chapter 11), exact but for savings rounded down to
+    1/10,000 of the target. Squared errors of different layers add up approximately while each is small.
 
     Raises:
         InfeasibleBudget: all layers at their cheapest save less than that.
     """
-    flat = [c for options in candidates.values() for c in options]
-    most = sum(max((c.saved_macs for c in options), default=0) for options in candidates.values())
+    if save_macs <= 0:
+        return {}
+    options = [tuple(found) for found in candidates.values() if found]
+    cheapest = [max(found, key=lambda c: c.saved_macs) for found in options]
+    most = sum(c.saved_macs for c in cheapest)
     if most < save_macs:
         raise InfeasibleBudget(f"the rewritable layers can save {most:,} MACs at most, {save_macs:,} are asked for")
-    if save_macs <= 0 or not flat:
-        return {}
-    from scipy.optimize import Bounds, LinearConstraint, milp
+    least, picks = np.full(_STEPS + 1, np.inf), []
+    least[0] = 0.0
+    for found in options:
+        least, pick = _with_layer(least, found, save_macs)
+        picks.append(pick)
+    if not np.isfinite(least[_STEPS]):  # only the rounding stands between the target and the cheapest choice
+        return {c.layer: c for c in cheapest}
+    return _trace(options, picks, save_macs)
 
-    layers = list(candidates)
-    membership = np.array([[float(c.layer == name) for c in flat] for name in layers])
-    saved = np.array([c.saved_macs for c in flat], dtype=float)
-    scale = saved.max()  # keeps the integer program well conditioned
-    solution = milp(
-        c=np.array([c.error**2 for c in flat]),
-        constraints=[LinearConstraint(membership, ub=1.0), LinearConstraint(saved / scale, lb=save_macs / scale)],
-        integrality=np.ones(len(flat), dtype=np.int8),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 1e-4, "time_limit": 20.0},
-    )
-    if solution.x is None:
-        raise InfeasibleBudget(f"no choice of ranks saves {save_macs:,} MACs ({solution.message})")
-    return {c.layer: c for c, chosen in zip(flat, solution.x, strict=True) if chosen > 0.5}
+
+def _steps(candidate: Candidate, save_macs: int) -> int:
+    return max(0, candidate.saved_macs) * _STEPS // save_macs
+
+
+def _with_layer(least: NDArray[np.float64], found: Sequence[Candidate],
+                save_macs: int) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Least loss for every saving with one more layer, and which candidate (or -1) reaches it."""
+    best, pick = least.copy(), np.full(len(least), -1, dtype=np.int32)
+    targets = np.arange(len(least))
+    for number, candidate in enumerate(found):
+        total = least[np.maximum(targets - _steps(candidate, save_macs), 0)] + candidate.error**2
+        better = total < best
+        best[better], pick[better] = total[better], number
+    return best, pick
+
+
+def _trace(options: Sequence[tuple[Candidate, ...]], picks: Sequence[NDArray[np.int32]],
+           save_macs: int) -> dict[str, Candidate]:
+    chosen, left = {}, _STEPS
+    for found, pick in zip(reversed(options), reversed(picks), strict=True):
+        number = int(pick[left])
+        if number >= 0:
+            chosen[found[number].layer] = found[number]
+            left = max(0, left - _steps(found[number], save_macs))
+    return chosen

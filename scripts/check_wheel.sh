@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Installs a wheel into a fresh environment and runs it far away from the checkout.
+set -euo pipefail
+wheel=$(realpath "$1")
+models=$(realpath "$(dirname "$0")/../sample_models")
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"${PYTHON:-python3}" -m venv "$folder/venv"
+"$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel"
+cd "$folder"
+PATH="$folder/venv/bin:$PATH"
+onnxslim1x1 --version
+onnxslim1x1 cost --input 14x14x480 --filters 48 --kernel 5 --reduce 16 | grep -q 5,268,480
+onnxslim1x1 analyze "$models/digits_googlenet.onnx" --threads 1 --json | python -m json.tool > analysis.json
+onnxslim1x1 slim "$models/digits_googlenet.onnx" -o slim.onnx --threads 1 --time 1 --target-macs 0.5 \
+    --calibration "$models/digits_calibration.npz" > slim.txt
+onnxslim1x1 validate "$models/digits_googlenet.onnx" slim.onnx --threads 1 --time 1 \
+    --data "$models/digits_evaluation.npz" --max-drop 0.02 > validation.txt
+python -c "import onnxslim1x1, pathlib; assert 'site-packages' in onnxslim1x1.__file__; \
+assert (pathlib.Path(onnxslim1x1.__file__).parent / 'py.typed').exists()"
+echo "$(basename "$wheel") installs and runs outside of the checkout"
