@@ -73,4 +73,5 @@ class MomentAccumulator:
             raise ValueError("no rows were added")
         offset = self._sum / self._count
         covariance = self._outer / self._count - np.outer(offset, offset)
-        return Moments(mean=(self._shift + offset).astype(np.float32), covariance=covariance.astype(np.float32), count=self._count)
+        mean = (self._shift + offset).astype(np.float32)
+        return Moments(mean=mean, covariance=covariance.astype(np.float32), count=self._count)

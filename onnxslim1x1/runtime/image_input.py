@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnxslim1x1.errors import DataError
-from onnxslim1x1.runtime.preprocess import Preprocess, pair, show_numbers, show_size
+from onnxslim1x1.runtime.preprocess import Preprocess, pair, show_list, show_size
 from onnxslim1x1.runtime.session import InputSpec
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for that many channels
@@ -69,7 +69,7 @@ def _check_fit(prep: Preprocess, target: ImageInput, *, pixels: bool) -> None:
         raise DataError(f"{where}: wants {target.dtype}, but preset {prep.name} makes fractions; use --preprocess raw")
     small = max((*map(abs, prep.mean), *prep.std), default=2) <= 1
     if pixels and small and prep.scale == 1 and not prep.is_plain:
-        raise DataError(f"{where}: pixels lie in 0..255, but mean {show_numbers(prep.mean)} and std {show_numbers(prep.std)} "
+        raise DataError(f"{where}: pixels lie in 0..255, but mean {show_list(prep.mean)} and std {show_list(prep.std)} "
                         f"with scale 1 expect 0..1; use --scale 0.00392157")
     fixed = prep.crop if prep.crop is not None else prep.resize if isinstance(prep.resize, tuple) else None
     if fixed is not None:

@@ -62,7 +62,7 @@ class Preprocess:
         _check_choice("--channel-order", self.channel_order, _ORDERS)
         # The commonest slip: means of 0..255 with pixels that were scaled to 0..1 before.
         if self.scale is not None and self.scale * 255 <= 2 and max(map(abs, self.mean), default=0) > 2:
-            raise OptionError(f"--mean {show_numbers(self.mean)}: outside of the scaled pixels, 0..{self.scale * 255:g} "
+            raise OptionError(f"--mean {show_list(self.mean)}: outside of the scaled pixels, 0..{self.scale * 255:g} "
                               f"(mean and std count after the scale); use --scale 1 or divide the mean by 255")
 
     @property
@@ -93,7 +93,7 @@ def show_size(size: Sequence[int | None] | int) -> str:
     return str(size) if isinstance(size, int) else "x".join("?" if n is None else str(n) for n in size)
 
 
-def show_numbers(values: Sequence[float]) -> str:
+def show_list(values: Sequence[float]) -> str:
     """Numbers as on the command line."""
     return ",".join(f"{v:g}" for v in values)
 
@@ -101,9 +101,9 @@ def show_numbers(values: Sequence[float]) -> str:
 def _check_channels(mean: Sequence[float], std: Sequence[float]) -> None:
     for option, values in (("--mean", mean), ("--std", std)):
         if len(values) not in (0, 1, 3, 4) or not all(map(math.isfinite, values)):
-            raise OptionError(f"{option} {show_numbers(values)}: must be 1 number or one per channel (3 or 4), all finite")
+            raise OptionError(f"{option} {show_list(values)}: must be 1 number or one per channel (3 or 4), all finite")
     if not all(s > 0 for s in std):
-        raise OptionError(f"--std {show_numbers(std)}: must be positive (pixels are divided by it)")
+        raise OptionError(f"--std {show_list(std)}: must be positive (pixels are divided by it)")
     if len(mean) > 1 and len(std) > 1 and len(mean) != len(std):
         raise OptionError(f"--mean has {len(mean)} values but --std has {len(std)}; give one per channel to both")
 

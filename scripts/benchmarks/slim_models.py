@@ -95,7 +95,8 @@ def _row(case: Case, model: Path, options: argparse.Namespace) -> dict[str, Any]
 
 def _print(case: Case, result: api.SlimResult, seconds: float) -> None:
     report = result.validation
-    assert report is not None and report.latency is not None
+    assert report is not None
+    assert report.latency is not None
     classes, latency = report.classification, report.latency
     quality = f"SNR {min(o.snr_db for o in report.outputs):.1f} dB"
     if classes and classes.top1_original is not None and classes.top1_rewritten is not None:

@@ -193,7 +193,7 @@ def test_a_data_set_of_the_package_serves(stored, tmp_path):
 def test_latency_is_measured_on_one_image_unless_the_model_or_the_caller_says_more(stored, monkeypatch):
     seen = []
     monkeypatch.setattr("onnxslim1x1.runtime.validate.compare_models",
-                        lambda *paths, feeds, settings, progress: seen.append(feeds["image"]))
+                        lambda *_, feeds, **__: seen.append(feeds["image"]))
     free, fixed, data = stored(network(), "free.onnx"), stored(network(4), "fixed.onnx"), images(3)
     settings = ValidationSettings(benchmark=QUICK)
     validate_models(free, free, settings=settings)
