@@ -33,14 +33,17 @@ class GraphEdit:
     Attributes:
         model: the model as it was.
         graph: the graphsurgeon graph.
+
+    Raises:
+        ModelError: graphsurgeon cannot import the model.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.graph: Any = gs.import_onnx(model.proto)
+        self.graph: Any = _imported(model)
         self._pristine = dict(zip(map(id, self.graph.nodes), model.proto.graph.node, strict=True))
         self._kept = list(self.graph.nodes)  # keeps every id alive, so it is not reused
-        self._names = set(self.graph.tensors()) | {n.name for n in self.graph.nodes}
+        self._names = _all_names(model.proto.graph)
 
     def node_of(self, output: str) -> Any:
         """Node that writes a tensor.
@@ -94,6 +97,7 @@ class GraphEdit:
         nodes, constants = self._export()
         stale = {name for node in self._removed() for name in (*node.input, *node.output)}
         used = {name for node in nodes for name in _reads(node)} | {o.name for o in graph.output}
+        nodes = [n for n in nodes if n.op_type != "Constant" or n.output[0] in used or n.output[0] not in stale]
         fed = fed_inputs(self.model.proto.graph)
         kept = [t for t in self.model.proto.graph.initializer if t.name in used or t.name not in stale]
         infos = [v for v in self.model.proto.graph.value_info if v.name in used or v.name not in stale]
@@ -128,6 +132,14 @@ class GraphEdit:
         return [p for i, p in self._pristine.items() if i not in current or not _same_wiring(current[i], p)]
 
 
+def _imported(model: Model) -> Any:
+    try:
+        return gs.import_onnx(model.proto)
+    except Exception as error:  # graphsurgeon raises its own and whatever it stumbles over
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{model.where}: cannot be edited ({type(error).__name__}: {reason})") from error
+
+
 def _same_wiring(node: Any, proto: onnx.NodeProto) -> bool:
     return [t.name for t in node.inputs] == list(proto.input) and [t.name for t in node.outputs] == list(proto.output)
 
@@ -140,6 +152,18 @@ def _reads(node: onnx.NodeProto) -> set[str]:
             names.update(o.name for o in body.output)
             for inner in body.node:
                 names |= _reads(inner)
+    return names
+
+
+def _all_names(graph: onnx.GraphProto) -> set[str]:
+    """Names of tensors and nodes; those of sub-graphs too, which must not reuse a name of the graph around them."""
+    names = {i.name for i in (*graph.input, *graph.value_info)} | {t.name for t in graph.initializer}
+    names |= {t.values.name for t in graph.sparse_initializer}
+    for node in graph.node:
+        names |= {node.name, *node.input, *node.output}
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= _all_names(body)
     return names
 
 

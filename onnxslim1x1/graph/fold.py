@@ -20,29 +20,42 @@ def fold_batch_norm(edit: GraphEdit) -> int:
     The convolution then writes the tensor that the normalization wrote.
     """
     outputs = {t.name for t in edit.graph.outputs}
-    foldable = [node for node in edit.graph.nodes if node.op == "BatchNormalization" and _convolution(node, outputs)]
+    foldable = [node for node in edit.graph.nodes if _is(node, "BatchNormalization") and _convolution(node, outputs)]
     return sum(_fold(edit, node) for node in foldable)
 
 
 def _convolution(norm: Any, outputs: set[str]) -> Any | None:
     """The Conv that a normalization can be folded into, or None."""
+    if len(norm.inputs) != 5 or len(norm.outputs) != 1:  # more outputs belong to training
+        return None
     tensor = norm.inputs[0]
     alone = len(tensor.inputs) == 1 and len(tensor.outputs) == 1 and tensor.name not in outputs
-    inference = len(norm.outputs) == 1 and not norm.attrs.get("training_mode", 0) and norm.attrs.get("spatial", 1)
-    return tensor.inputs[0] if alone and inference and tensor.inputs[0].op == "Conv" else None
+    inference = not norm.attrs.get("training_mode", 0) and norm.attrs.get("spatial", 1)
+    conv = tensor.inputs[0] if alone and inference else None
+    return conv if conv is not None and _is(conv, "Conv") and len(conv.inputs) > 1 else None
 
 
+def _is(node: Any, op: str) -> bool:
+    return node.op == op and (node.domain or "ai.onnx") == "ai.onnx"
+
+
+@np.errstate(all="ignore")  # a negative variance, infinite weights: what comes out is checked
 def _fold(edit: GraphEdit, norm: Any) -> bool:
     conv = norm.inputs[0].inputs[0]
     weight = edit.values(conv.inputs[1])
-    bias = edit.values(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2].name else np.zeros(1)
-    parameters = [edit.values(t) for t in norm.inputs[1:]]
-    if weight is None or bias is None or weight.dtype.kind != "f" or any(p is None for p in parameters):
+    if weight is None or weight.dtype.kind != "f":
         return False
-    scale, shift = _affine([np.asarray(p, dtype=np.float64) for p in parameters], norm)
+    channels = weight.shape[:1]
+    biased = len(conv.inputs) > 2 and conv.inputs[2].name
+    vectors = [edit.values(conv.inputs[2]) if biased else np.zeros(channels), *map(edit.values, norm.inputs[1:])]
+    if any(v is None or v.shape != channels for v in vectors):
+        return False
+    bias, *parameters = (np.asarray(v, dtype=np.float64) for v in vectors)
+    scale, shift = _affine(parameters, norm)
     folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    offset = bias.astype(np.float64) * scale + shift
-    if not (np.isfinite(folded).all() and np.isfinite(offset).all()):
+    offset = bias * scale + shift
+    largest = np.finfo(weight.dtype).max
+    if not (np.abs(folded).max(initial=0) <= largest and np.abs(offset).max(initial=0) <= largest):  # nor if it is NaN
         return False
     name = conv.name or norm.outputs[0].name
     conv.inputs = [conv.inputs[0], edit.constant(f"{name}.folded_weight", folded.astype(weight.dtype)),

@@ -49,7 +49,7 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """dense, depthwise, grouped, 1x1, transposed, or the kernel as in 3x3."""
+        """dense, transposed, depthwise, grouped, pointwise or conv."""
         spec = self.spec
         if self.op_type in ("Gemm", "MatMul"):
             return "dense"
@@ -86,14 +86,16 @@ def find_layers(model: Model, shapes: Mapping[str, Shape]) -> tuple[Layer, ...]:
     uses = Counter(name for node in graph.node for name in node.input)
     context = _Context(constants=constants(model), uses=uses, shapes=shapes)
     names = Counter(node.name for node in graph.node)
-    layers = []
+    layers: list[Layer] = []
     for index, node in enumerate(graph.node):
-        reader = _READERS.get(node.op_type)
+        reader = _READERS.get(node.op_type) if len(node.input) > 1 else None
         found = reader(node, context) if reader and node.domain in ("", "ai.onnx") else None
         if found is None:
             continue
         spec, refusal = found
         name = node.name if node.name and names[node.name] == 1 else node.output[0]
+        if any(name == layer.name for layer in layers):  # a node may be called like the output of another one
+            name = f"{name}#{index}"
         layers.append(Layer(
             name=name, index=index, op_type=node.op_type, spec=spec, input=node.input[0], output=node.output[0],
             weight=node.input[1], bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
@@ -140,7 +142,7 @@ def _geometry(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def _read_gemm(node: onnx.NodeProto, context: _Context) -> Found:
     weight = _shape_of(node.input[1], context)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.input[1] not in context.constants or weight is None or len(weight) != 2:
+    if node.input[1] not in context.constants or weight is None or len(weight) != 2 or not min(weight):
         return None
     columns, rows = weight if attributes.get("transB", 0) else weight[::-1]  # (N, K)
     shape = context.shapes.get(node.input[0])

@@ -54,9 +54,14 @@ class Model:
         """Values of a tensor, read from disk if they are there.
 
         Raises:
-            ModelError: external data is missing, too short or outside of the model's folder.
+            ModelError: external data is missing, too short or outside of the model's folder, or the values do not
+                fill the shape.
         """
-        return onnx.numpy_helper.to_array(self._materialized(tensor))
+        values = self._materialized(tensor)
+        try:
+            return onnx.numpy_helper.to_array(values)
+        except Exception as error:  # numpy's, for bytes that do not fill the shape
+            raise self._unreadable(tensor, error) from error
 
     def _materialized(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """Copy of a tensor with its values in the message; the skeleton stays small."""
@@ -65,13 +70,20 @@ class Model:
         copy = onnx.TensorProto()
         copy.CopyFrom(tensor)
         try:
-            onnx.external_data_helper.load_external_data_for_tensor(copy, str(self.home.parent if self.home else "."))
+            if self.home and location(tensor) == self.home.name:
+                copy.raw_data = _inline_bytes(tensor, self.home)
+            else:
+                folder = str(self.home.parent if self.home else ".")
+                onnx.external_data_helper.load_external_data_for_tensor(copy, folder)
         except Exception as error:  # the checker, the file system and numpy each raise their own
-            reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{self.where}: the values of tensor {tensor.name} cannot be read ({reason})") from error
+            raise self._unreadable(tensor, error) from error
         copy.ClearField("data_location")
         copy.ClearField("external_data")
         return copy
+
+    def _unreadable(self, tensor: onnx.TensorProto, error: Exception) -> ModelError:
+        reason = " ".join(str(error).split())[:300]
+        return ModelError(f"{self.where}: the values of tensor {tensor.name} cannot be read ({reason})")
 
     def inlined(self) -> onnx.ModelProto:
         """Copy of the model with every weight in memory.
@@ -116,12 +128,14 @@ def load(source: str | Path | onnx.ModelProto | Model) -> Model:
 
 
 def _load_file(path: Path) -> Model:
-    real = path.resolve()  # a symbolic link: external data lies beside its target
-    if not path.exists():
-        raise ModelError(f"{path}: no such file; give the path of an ONNX model")
-    if not path.is_file():
-        raise ModelError(f"{path}: is a directory, not an ONNX file; name the .onnx file in it")
     try:
+        real = path.resolve()  # a symbolic link: external data lies beside its target
+        if not path.exists():
+            raise ModelError(f"{path}: no such file; give the path of an ONNX model")
+        if path.is_dir():
+            raise ModelError(f"{path}: is a directory, not an ONNX file; name the .onnx file in it")
+        if not path.is_file():
+            raise ModelError(f"{path}: is no regular file; give the path of an ONNX model")
         with real.open("rb") as file:
             if real.stat().st_size == 0:
                 raise ModelError(f"{path}: the file is empty; export or copy the model again")
@@ -130,6 +144,10 @@ def _load_file(path: Path) -> Model:
         proto = onnx.ModelProto.FromString(raw)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except RuntimeError as error:  # pathlib's, for symbolic links that lead in a circle
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{path}: the file name is not valid UTF-8; rename the file") from error
     except (WireError, DecodeError) as error:
         raise ModelError(f"{path}: is no complete ONNX file ({error}); export or copy it again") from error
     return Model(proto=proto, path=path, home=real)
@@ -169,6 +187,17 @@ def _require_order(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
 def location(tensor: onnx.TensorProto) -> str:
     """File name that an external tensor refers to."""
     return next((e.value for e in tensor.external_data if e.key == "location"), "")
+
+
+def _inline_bytes(tensor: onnx.TensorProto, home: Path) -> bytes:
+    """Bytes that lie in the model file itself; onnx's reader refuses hard links and names with two dots."""
+    place = {e.key: int(e.value) for e in tensor.external_data if e.key in ("offset", "length")}
+    with home.open("rb") as file:
+        file.seek(place.get("offset", 0))
+        raw = file.read(place.get("length", -1))
+    if len(raw) < place.get("length", 1):
+        raise ValueError(f"{home.name} ends before them; was it changed meanwhile?")
+    return raw
 
 
 def external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

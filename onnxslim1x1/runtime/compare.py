@@ -231,7 +231,7 @@ def log_probabilities(scores: AnyArray) -> Float64:
 
     values = scores.astype(np.float64)
     sums = values.sum(axis=1, keepdims=True)
-    if values.min(initial=0.0) >= 0.0 and bool(np.all(np.abs(sums - 1.0) <= _SUM_TOLERANCE)):
+    if bool(np.all(values >= 0.0)) and bool(np.all(np.abs(sums - 1.0) <= _SUM_TOLERANCE)):
         return np.asarray(np.log(np.maximum(values / sums, _SMALLEST)))
     return np.asarray(log_softmax(values, axis=1))
 

@@ -45,7 +45,11 @@ def subfolder_labels(names: Sequence[str]) -> Labels | None:
 
 
 def table_labels(table: Path, count: int, path: Path, names: Sequence[str] | None = None) -> Labels:
-    """Labels from a file that the user named, or from labels.csv in the folder."""
+    """Labels of `count` samples at `path` from a file that the user named, or from labels.csv in the folder.
+
+    Raises:
+        DataError: no such file, unreadable, or its labels do not fit the samples (called `names`, if they are files).
+    """
     if not table.is_file():
         raise DataError(f"{table}: no such file; check the path of the labels")
     suffix = table.suffix.lower()
@@ -61,7 +65,11 @@ def table_labels(table: Path, count: int, path: Path, names: Sequence[str] | Non
 
 
 def class_indices(values: NDArray[Any], count: int, where: str, path: Path) -> Labels:
-    """An array of labels, checked: integers, not negative, one per sample; (N, 1) is taken for (N,)."""
+    """An array of labels, checked: integers, not negative, one per sample; (N, 1) is taken for (N,).
+
+    Raises:
+        DataError: they are not.
+    """
     if values.dtype.kind not in "iu":
         raise DataError(f"{where}: labels are {values.dtype}, not integers; give class indices 0, 1, ...")
     if values.shape not in ((count,), (count, 1)):

@@ -128,7 +128,8 @@ def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None 
         checker=checker, mismatches=found.mismatches, outputs=found.outputs, classification=found.classification,
         latency=latency, size_original_bytes=sizes[0], size_rewritten_bytes=sizes[1], images=found.images,
         data=dataset.name if dataset is not None else f"random inputs, seed {chosen.seed}",
-        cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None)
+        cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None,
+        random_inputs=dataset is None)
     return replace(report, gates=judge(report, chosen.tolerance))
 
 

