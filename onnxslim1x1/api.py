@@ -85,6 +85,12 @@ class SlimResult:
     warnings: tuple[str, ...]
     unchanged: str | None = None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Warnings, those of the validation included."""
+        checked = self.validation.warnings if self.validation and not self.validation.random_inputs else ()
+        return self.warnings + checked
+
 
 DEFAULT_CHECK = Check()
 

@@ -10,7 +10,7 @@ trap 'rm -rf "$folder"' EXIT
 cd "$folder"
 PATH="$folder/venv/bin:$PATH"
 onnxslim1x1 --version
-onnxslim1x1 cost --input 14x14x480 --filters 48 --kernel 5 --reduce 16 | grep -q 5,268,480
+onnxslim1x1 cost --input 14x14x480 --filters 48 --kernel 5 --reduce 16 | grep 5,268,480 > /dev/null
 onnxslim1x1 analyze "$models/digits_googlenet.onnx" --threads 1 --json | python -m json.tool > analysis.json
 onnxslim1x1 slim "$models/digits_googlenet.onnx" -o slim.onnx --threads 1 --time 1 --target-macs 0.5 \
     --calibration "$models/digits_calibration.npz" > slim.txt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -41,9 +40,6 @@ def main() -> None:
         app()
     except SlimError as error:
         _fail(str(error), exit_code(error))
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except MemoryError:
         _fail("out of memory; close other programs or use a machine with more", EXIT_INTERNAL)
     except Exception as error:  # a bug of ours: the user gets one line and the way to the traceback

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,8 @@ from typing import Any
 
 def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON document."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    with _open_pipe():
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
 def print_report(*parts: Any) -> None:
@@ -20,8 +22,19 @@ def print_report(*parts: Any) -> None:
     from rich.console import Console
 
     console = Console(file=sys.stdout, highlight=False, markup=False, width=terminal_width())
-    for part in parts:
-        console.print(part)
+    with _open_pipe():
+        for part in parts:
+            console.print(part)
+
+
+@contextmanager
+def _open_pipe() -> Iterator[None]:
+    """Let a reader such as `head` leave early: what it does not want is dropped, and that is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str, kind: str = "note") -> None:

@@ -40,7 +40,7 @@ def command(
     if out.json:
         print_json(slim_json(result))
     else:
-        for warning in result.warnings:
+        for warning in result.notes:
             note(warning)
         print_report(*slim_report(result))
     exit_for(result.validation)

@@ -10,7 +10,7 @@ import typer
 from onnxslim1x1.cli.exits import exit_for
 from onnxslim1x1.cli.groups import grouped
 from onnxslim1x1.cli.options import DataFlags, GateFlags, OutputFlags, RunFlags
-from onnxslim1x1.cli.output import print_json, print_report, progress_bar
+from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar
 
 
 @grouped
@@ -31,5 +31,7 @@ def command(
         print_json(document("validate", {"original": original, "rewritten": rewritten,
                                          "validation": validation_json(report)}))
     else:
+        for warning in report.warnings:
+            note(warning, "warning")
         print_report(*validation_report(report))
     exit_for(report)

@@ -70,11 +70,7 @@ class Model:
         copy = onnx.TensorProto()
         copy.CopyFrom(tensor)
         try:
-            if self.home and location(tensor) == self.home.name:
-                copy.raw_data = _inline_bytes(tensor, self.home)
-            else:
-                folder = str(self.home.parent if self.home else ".")
-                onnx.external_data_helper.load_external_data_for_tensor(copy, folder)
+            copy.raw_data = _stored_bytes(tensor, self.home)
         except Exception as error:  # the checker, the file system and numpy each raise their own
             raise self._unreadable(tensor, error) from error
         copy.ClearField("data_location")
@@ -189,14 +185,20 @@ def location(tensor: onnx.TensorProto) -> str:
     return next((e.value for e in tensor.external_data if e.key == "location"), "")
 
 
-def _inline_bytes(tensor: onnx.TensorProto, home: Path) -> bytes:
-    """Bytes that lie in the model file itself; onnx's reader refuses hard links and names with two dots."""
+def _stored_bytes(tensor: onnx.TensorProto, home: Path | None) -> bytes:
+    """Bytes of a tensor whose values are not in its message."""
     place = {e.key: int(e.value) for e in tensor.external_data if e.key in ("offset", "length")}
-    with home.open("rb") as file:
-        file.seek(place.get("offset", 0))
-        raw = file.read(place.get("length", -1))
-    if len(raw) < place.get("length", 1):
-        raise ValueError(f"{home.name} ends before them; was it changed meanwhile?")
+    if home and location(tensor) == home.name:  # in the model file; onnx refuses hard links and names with two dots
+        with home.open("rb") as file:
+            file.seek(place.get("offset", 0))
+            raw = file.read(place.get("length", -1))
+    else:
+        read = onnx.TensorProto()
+        read.CopyFrom(tensor)
+        onnx.external_data_helper.load_external_data_for_tensor(read, str(home.parent if home else "."))
+        raw = read.raw_data
+    if len(raw) < place.get("length", 0):  # older versions of onnx do not look
+        raise ValueError(f"{location(tensor)} ends before them")
     return raw
 
 

@@ -96,6 +96,7 @@ def validation_json(report: ValidationReport) -> dict[str, Any]:
     """The same as data."""
     found: dict[str, Any] = jsonable(report)
     found["passed"] = report.passed
+    found["warnings"] = list(report.warnings)
     if report.latency:
         found["latency"]["verdict"] = report.latency.verdict
     return found

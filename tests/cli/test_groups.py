@@ -189,7 +189,8 @@ def test_gate_flags_become_settings():
 
 @pytest.mark.parametrize(("values", "option"), [
     ({"max_drop": 1.5}, "--max-drop"), ({"min_agreement": -0.1}, "--min-agreement"),
-    ({"min_snr": float("inf")}, "--min-snr"), ({"min_speedup": 0.0}, "--min-speedup"), ({"max_drop": float("nan")}, "--max-drop")])
+    ({"min_snr": float("inf")}, "--min-snr"), ({"min_speedup": 0.0}, "--min-speedup"),
+    ({"max_drop": float("nan")}, "--max-drop")])
 def test_gate_flags_are_checked(values, option):
     with pytest.raises(OptionError, match=f"^{option} "):
         GateFlags(**values).settings()

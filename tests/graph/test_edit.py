@@ -108,6 +108,14 @@ def test_the_order_of_nodes_is_kept_around_the_replacement():
         "conv/reduce", "conv", "custom", "branch", "last"]
 
 
+def test_a_weight_that_a_branch_reads_too_stays():
+    proto = rich_model()
+    proto.graph.node[2].attribute[0].g.node[1].input[1] = "w"  # shapes do not matter here
+    kept = {t.name: t for t in replaced(proto).graph.initializer}
+    assert kept["w"].SerializeToString() == proto.graph.initializer[0].SerializeToString()
+    assert "b" not in kept
+
+
 def test_constant_nodes_that_nothing_reads_any_more_are_gone():
     values = np.random.default_rng(0).standard_normal((3, 4, 2, 3)).astype(np.float32)
     proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>

@@ -232,7 +232,7 @@ def test_operators_of_other_domains_are_no_layers():
     "y = Conv<group=3>(x, w)", "y = Conv(x, v)", "y = Gemm(x, empty)"])
 def test_nodes_that_contradict_themselves_are_left_to_onnxruntime(text):
     model = model_of(f"g (float[1,2,8,9] x) => (float[A] y) {{ {text} }}", w=(2, 2, 1, 2), v=(2, 2), empty=(0, 3))
-    assert layers_of(model) == ()
+    assert find_layers(model, {"x": (1, 2, 8, 9)}) == ()  # without onnx's inference, whose old versions crash on them
 
 
 def test_layers_come_in_the_order_of_the_graph_with_their_index():

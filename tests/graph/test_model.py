@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnxslim1x1.errors import ModelError, OptionError
+from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.prepare import prepare
-from onnxslim1x1.graph.shapes import infer_shapes
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
 WEIGHT = np.random.default_rng(0).standard_normal((9, 8, 5, 4)).astype(np.float32)  # 5.6 KB: left in the file
@@ -280,15 +279,6 @@ def test_external_weights_outside_of_the_folder(doing, location, external_file):
 
 
 @READING
-def test_external_weights_behind_a_link_to_the_outside(doing, external_file):
-    secret = external_file.parent.parent / "secret"
-    secret.write_bytes(WEIGHT.tobytes())
-    external_file.with_name("weights.bin").unlink()
-    external_file.with_name("weights.bin").symlink_to(secret)
-    assert "the values of tensor w cannot be read (" in refused(external_file, doing=doing)
-
-
-@READING
 def test_a_file_that_shrank_after_it_was_loaded(doing, model_file):
     model = load(model_file)
     model_file.write_bytes(b"short")
@@ -339,10 +329,8 @@ def test_what_onnxruntime_loads_is_the_file_or_the_message(model_file):
 
 
 def structure(model):
-    """Everything that `load` and the passes after it look at."""
-    loaded = load(model)
-    prepared = prepare(loaded).model
-    return find_layers(prepared, infer_shapes(prepared).tensors)
+    """Everything that `load` and the passes after it look at; not onnx's inference, whose old versions may crash."""
+    return find_layers(prepare(load(model)).model, {"x": (1, 2, 6, 7)})
 
 
 FRAGILE = parse("""g (float[1,2,6,7] x) => (float[1,3,4,4] y)
@@ -358,5 +346,5 @@ FRAGILE = parse("""g (float[1,2,6,7] x) => (float[1,3,4,4] y)
 def test_damaged_models_are_refused_or_read(where, insert, drop, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "damaged.onnx"
     path.write_bytes(FRAGILE[:where] + insert + FRAGILE[where + drop :])
-    with contextlib.suppress(ModelError, OptionError):
+    with contextlib.suppress(ModelError):
         structure(path)

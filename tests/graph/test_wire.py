@@ -119,6 +119,16 @@ def test_an_explicit_default_data_location_is_no_obstacle(saved):
     np.testing.assert_array_equal(model.array(model.proto.graph.initializer[0]), weights(LARGE))
 
 
+def test_leftover_references_beside_the_values_do_not_count(saved):
+    tensor = numpy_helper.from_array(weights(LARGE), "w")
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    for key, value in (("location", "gone.bin"), ("offset", "7"), ("length", "9")):
+        tensor.external_data.add(key=key, value=value)
+    model = load(saved(model_with(tensor)))
+    np.testing.assert_array_equal(model.array(model.proto.graph.initializer[0]), weights(LARGE))
+    assert model.external_files() == ()
+
+
 def test_tensors_that_are_external_already_keep_their_reference():
     tensor = onnx.TensorProto(name="w", data_type=FLOAT, dims=[LARGE], data_location=onnx.TensorProto.EXTERNAL,
                               doc_string="d" * 2 * INLINE_LIMIT)

@@ -1,0 +1,213 @@
+"""Plant known bugs, one at a time, into a copy of the package and see that the tests find each of them.
+
+    python scripts/mutants.py [words]
+
+With words, only the bugs whose description contains one of them are planted. The working tree is never touched: every
+bug gets a temporary copy of its own. The exit code is 1 if a bug survives, if its place in the code cannot be found
+any more (then the list here needs care), or if the tests fail without any bug.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "onnxslim1x1"
+WORKERS = 2
+LIMIT_S = 180  # a bug that makes the tests hang counts as found
+
+CONTRACT = "strategies/test_contract.py"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mutant:
+    """One planted bug: in `file` of the package, `old` becomes `new`; the `tests` must fail."""
+
+    why: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    # the family `reduce`
+    Mutant(why="the stride goes to the reduction", file="strategies/reduce.py",
+           old="replace(spec, in_channels=rank, bias=True)",
+           new="replace(spec, in_channels=rank, bias=True, stride=(1,) * len(spec.kernel))", tests=(CONTRACT,)),
+    Mutant(why="the reduction gets a bias", file="strategies/reduce.py",
+           old='factor("reduce", first, down), factor("kernel", second, np',
+           new='factor("reduce", first, down, np.zeros(ranks[0])), factor("kernel", second, np', tests=(CONTRACT,)),
+    Mutant(why="the bias of the layer is lost", file="strategies/reduce.py",
+           old="np.zeros(self._spec.out_channels) if self._bias is None else np.asarray(self._bias, np.float64)",
+           new="np.zeros(self._spec.out_channels)", tests=(CONTRACT,)),
+    Mutant(why="the unfolding takes output channels for input channels", file="strategies/reduce.py",
+           old=".swapaxes(0, 1).reshape(spec.in_channels, -1)", new=".reshape(spec.in_channels, -1)",
+           tests=("strategies/test_reduce.py",)),
+    Mutant(why="the mean is not put into the bias", file="strategies/reduce.py",
+           old="self._bias + residual @ self._mean", new="self._bias", tests=(CONTRACT,)),
+    Mutant(why="the mean is taken off the bias", file="strategies/reduce.py",
+           old="self._bias + residual @ self._mean", new="self._bias - residual @ self._mean", tests=(CONTRACT,)),
+    Mutant(why="the channels are not whitened", file="strategies/reduce.py",
+           old="gram((vectors * root).T @ unfolded)", new="gram(vectors.T @ unfolded)",
+           tests=("strategies/test_reduce.py", CONTRACT)),
+    Mutant(why="the refit solves with the wrong triangle", file="strategies/reduce.py",
+           old='trans="T", lower=True', new='trans="N", lower=True', tests=(CONTRACT,)),
+    Mutant(why="the reported error is that of the next rank", file="strategies/reduce.py",
+           old="self._spectrum.tail(ranks[0])", new="self._spectrum.tail(ranks[0] + 1)",
+           tests=("strategies/test_reduce.py",)),
+    Mutant(why="patches run over channels first", file="strategies/base.py",
+           old="np.moveaxis(np.asarray(weight, dtype=np.float64), 1, -1).reshape(out_channels, -1)",
+           new="np.asarray(weight, dtype=np.float64).reshape(out_channels, -1)", tests=("runtime/test_patches.py",)),
+    Mutant(why="ranks above the limit are taken", file="strategies/base.py",
+           old="not 1 <= r <= m", new="not 1 <= r <= m + 1", tests=(CONTRACT,)),
+    # statistics
+    Mutant(why="the ridge has the wrong sign", file="linalg/moments.py",
+           old="np.diag_indices(dimension)] += ", new="np.diag_indices(dimension)] -= ",
+           tests=("linalg/test_moments.py",)),
+    Mutant(why="the covariance is not centred", file="linalg/moments.py",
+           old=" - np.outer(offset, offset)", new="", tests=("linalg/test_moments.py",)),
+    Mutant(why="the mean forgets the shift", file="linalg/moments.py",
+           old="(self._shift + offset).astype", new="offset.astype", tests=("linalg/test_moments.py",)),
+    Mutant(why="begin and end pads are swapped", file="runtime/patches.py",
+           old="(pads[i], pads[axes + i])", new="(pads[axes + i], pads[i])", tests=("runtime/test_patches.py",)),
+    Mutant(why="patches ignore the dilation", file="runtime/patches.py",
+           old="taps[i] * spec.dilation[i]", new="taps[i]", tests=("runtime/test_patches.py",)),
+    Mutant(why="positions are drawn with replacement", file="runtime/patches.py",
+           old="rng.permutation(total)[:count]", new="rng.integers(0, total, count)",
+           tests=("runtime/test_patches.py",)),
+    Mutant(why="a layer gets the statistics of the layer before it", file="runtime/calibration.py",
+           old="images = values[layer.input]", new="images = values[layers[0].input]",
+           tests=("runtime/test_calibration.py",)),
+    # costs
+    Mutant(why="MACs forget the groups", file="spec.py",
+           old="self.positions * self.in_channels // self.groups", new="self.positions * self.in_channels",
+           tests=("test_spec.py",)),
+    Mutant(why="a transposed convolution counts its output", file="spec.py",
+           old="self.in_size if self.transposed else self.out_size", new="self.out_size", tests=("test_spec.py",)),
+    Mutant(why="SAME_LOWER pads like SAME_UPPER", file="spec.py",
+           old='begins.append(small if self.auto_pad == "SAME_UPPER" else large)\n'
+               '            ends.append(large if self.auto_pad == "SAME_UPPER" else small)',
+           new="begins.append(small)\n            ends.append(large)", tests=("test_spec.py",)),
+    Mutant(why="ranks beyond the break-even are tried", file="search/candidates.py",
+           old="range(block, limit + 1, block)", new="range(block, limit + block, block)",
+           tests=("search/test_candidates.py",)),
+    # the graph
+    Mutant(why="leftover references stand before the true one", file="graph/wire.py",
+           old="(_TENSOR_RAW_DATA, 13, 14)", new="(_TENSOR_RAW_DATA, 14)", tests=("graph/test_wire.py",)),
+    Mutant(why="weights that were read still count as external", file="graph/model.py",
+           old='copy.ClearField("data_location")', new="pass", tests=("graph/test_model.py",)),
+    Mutant(why="a field may end after the file", file="graph/wire.py",
+           old="number == 0 or position > stop", new="number == 0", tests=("graph/test_wire.py",)),
+    Mutant(why="external weights are looked for in the current folder", file="graph/model.py",
+           old='str(home.parent if home else ".")', new='"."', tests=("graph/test_model.py",)),
+    Mutant(why="the order inside of sub-graphs is not checked", file="graph/model.py",
+           old="_require_order(body, known, where)", new="_ = body",
+           tests=("graph/test_model.py",)),
+    Mutant(why="the output of the last factor gets a new name", file="graph/rewrite.py",
+           old="written = target if last else gs.Variable", new="written = gs.Variable",
+           tests=("graph/test_rewrite.py",)),
+    Mutant(why="automatic padding is lost", file="graph/rewrite.py",
+           old='named | {"auto_pad": spec.auto_pad}', new="named", tests=("graph/test_rewrite.py",)),
+    Mutant(why="half precision becomes float32", file="graph/rewrite.py",
+           old="factor.weight.astype(dtype)", new="factor.weight.astype(np.float32)", tests=("graph/test_rewrite.py",)),
+    Mutant(why="names are not made unique", file="graph/edit.py",
+           old="while name in self._names:", new="while False:", tests=("graph/test_edit.py", "graph/test_rewrite.py")),
+    Mutant(why="weights that a sub-graph reads are dropped", file="graph/edit.py",
+           old="names |= _reads(inner)", new="pass", tests=("graph/test_edit.py",)),
+    Mutant(why="the epsilon of the normalization is forgotten", file="graph/fold.py",
+           old='variance + norm.attrs.get("epsilon", _EPSILON)', new="variance", tests=("graph/test_fold.py",)),
+    Mutant(why="a convolution whose output is asked for is folded", file="graph/fold.py",
+           old=" and tensor.name not in outputs", new="", tests=("graph/test_fold.py",)),
+    Mutant(why="Gemm reads its weight transposed", file="graph/layers.py",
+           old='weight if attributes.get("transB", 0) else weight[::-1]',
+           new='weight[::-1] if attributes.get("transB", 0) else weight', tests=("graph/test_layers.py",)),
+    Mutant(why="shared weights are rewritten", file="graph/layers.py",
+           old="context.uses[weight] > 1", new="context.uses[weight] > 2", tests=("graph/test_layers.py",)),
+    Mutant(why="the model moves before its weights", file="graph/save.py",
+           old="key=lambda f: f.name == path.name", new="key=lambda f: f.name != path.name",
+           tests=("graph/test_save.py",)),
+    Mutant(why="a file is written in place", file="graph/save.py",
+           old="draft.write_bytes(", new="path.write_bytes(", tests=("graph/test_save.py",)),
+    # the architecture
+    Mutant(why="a lower layer imports from a higher one", file="linalg/spectra.py",
+           old="    total = float(values.sum())\n",
+           new="    from onnxslim1x1.spec import Spectrum\n\n    total = float(values.sum())\n",
+           tests=("test_architecture.py",)),
+)
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the package, the tests and their configuration."""
+    for name in (PACKAGE, "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def passes(folder: Path, tests: Sequence[str]) -> bool:
+    """Whether the tests of a copy pass there.
+
+    Raises:
+        RuntimeError: pytest could not run them.
+    """
+    # no .pyc files: two versions of a file may have the same size and the same second
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *(f"tests/{t}" for t in tests)]
+    try:
+        result = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True,
+                                timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return False
+    if result.returncode not in (0, 1):
+        raise RuntimeError(f"pytest ended with {result.returncode}:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+    return result.returncode == 0
+
+
+def verdict(mutant: Mutant) -> tuple[str, float]:
+    """What became of one bug, and the seconds that it took: killed, survived, not found or broken."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        file = copied(Path(name)) / PACKAGE / mutant.file
+        source = file.read_text(encoding="utf-8")
+        if source.count(mutant.old) != 1:
+            return f"found {source.count(mutant.old)} times", 0.0
+        file.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+        try:
+            outcome = "survived" if passes(Path(name), mutant.tests) else "killed"
+        except RuntimeError as error:
+            outcome = f"broken: {error}"
+    return outcome, time.monotonic() - start
+
+
+def sound(mutants: Sequence[Mutant]) -> bool:
+    """Whether all tests that are used pass without a bug, in a copy."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        return passes(copied(Path(name)), sorted({test for mutant in mutants for test in mutant.tests}))
+
+
+def main(words: Sequence[str]) -> int:
+    mutants = [m for m in MUTANTS if not words or any(word in m.why for word in words)]
+    if not sound(mutants):
+        print("the tests fail without any planted bug: run make test first")
+        return 1
+    left = 0
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for mutant, (outcome, seconds) in zip(mutants, pool.map(verdict, mutants), strict=True):
+            left += outcome != "killed"
+            print(f"{outcome:<10} {seconds:5.1f} s  {mutant.file:<24} {mutant.why}", flush=True)
+    print(f"{len(mutants) - left} of {len(mutants)} planted bugs were found")
+    return 1 if left or not mutants else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
