@@ -21,7 +21,13 @@ def print_report(*parts: Any) -> None:
     """Print tables and lines at the width of the terminal (80 columns where there is none)."""
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, width=terminal_width())
+    class Report(Console):
+        """Tells a closed pipe instead of leaving with exit code 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    console = Report(file=sys.stdout, highlight=False, markup=False, width=terminal_width())
     with _open_pipe():
         for part in parts:
             console.print(part)

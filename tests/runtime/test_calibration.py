@@ -76,7 +76,8 @@ def patches(values, layer):
 def expected_moments(model, layers, images):
     inputs = list(dict.fromkeys(layer.input for layer in layers if layer.input != "x"))
     session = create_session(with_outputs(model, inputs))
-    values = dict(zip(inputs, run(session, {"x": images.values}, outputs=inputs), strict=True)) | {"x": images.values}
+    found = run(session, {"x": images.values}, outputs=[*inputs, "c"])  # no names at all would mean all outputs
+    values = dict(zip(inputs, found, strict=False)) | {"x": images.values}
     result = {}
     for layer in layers:
         rows = patches(values[layer.input], layer)
