@@ -243,8 +243,9 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
             if not (unchanged or report.passed or check.keep_failed):
                 draft.unlink()
                 target = None
-    return SlimResult(plan=made, rewrite=done, output=target, before=total_cost(subject.layers),
-                      after=model_cost(done.model, subject.shapes), validation=report, unchanged=unchanged,
+    before = total_cost(subject.layers)
+    return SlimResult(plan=made, rewrite=done, output=target, before=before, validation=report, unchanged=unchanged,
+                      after=before if unchanged else model_cost(done.model, subject.shapes),
                       warnings=subject.shapes.notes + done.notes + (() if calibration or not check else (NO_DATA,)))
 
 

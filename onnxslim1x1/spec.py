@@ -153,8 +153,8 @@ class ConvSpec:
             return None
         axes, pads = len(self.kernel), self.explicit_pads
         return tuple(
-            (self.in_size[i] + pads[i] + pads[axes + i] - self.dilation[i] * (self.kernel[i] - 1) - 1)
-            // self.stride[i] + 1
+            max((self.in_size[i] + pads[i] + pads[axes + i] - self.dilation[i] * (self.kernel[i] - 1) - 1)
+                // self.stride[i] + 1, 0)  # a kernel larger than its input has no position
             for i in range(axes)
         )
 

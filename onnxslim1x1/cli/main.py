@@ -52,5 +52,5 @@ def _fail(message: str, code: int) -> None:
         import traceback
 
         traceback.print_exc()
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")  # names from a model may hold line breaks
     sys.exit(code)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onnxslim1x1.errors import DataError
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.shapes import fed_inputs
 from onnxslim1x1.linalg.moments import MomentAccumulator, Moments
 from onnxslim1x1.runtime.patches import sample_patches
 from onnxslim1x1.runtime.session import create_session, run, session_options
@@ -81,16 +83,22 @@ def _collect_wave(model: Model, layers: Sequence[Layer], data: Batches, *, seed:
     session = create_session(with_outputs(model, [t for t in tensors if t not in fed]),
                              options=session_options(threads=threads), where=model.where)
     sums = {layer.output: MomentAccumulator(layer.spec.patch) for layer in layers}
-    rng = np.random.default_rng(seed)
+    # one source of randomness per layer: what is drawn for it depends neither on the other layers nor on the waves
+    sources = {layer.output: np.random.default_rng([seed, crc32(layer.output.encode())]) for layer in layers}
+    size = _batch_size(model, layers)
     seen = 0
-    for feeds in data.batches(_batch_size(model, layers)):
+    for batch in data.batches(size):
+        count = len(next(iter(batch.values())))
+        feeds = padded(batch, size) if _fixed_batch(model) else batch
         outputs = [t for t in tensors if t not in feeds]
-        values = dict(feeds) | dict(zip(outputs, run(session, feeds, outputs=outputs, where=model.where), strict=True))
+        found = run(session, feeds, outputs=outputs, where=model.where) if outputs else []  # [] would mean all of them
+        values = dict(feeds) | dict(zip(outputs, found, strict=True))
         for layer in layers:
-            images = values[layer.input]
+            images = values[layer.input][:count]
             spec = replace(layer.spec, in_size=images.shape[2:])  # real images may have another size than assumed
-            sums[layer.output].add(sample_patches(images, spec, _per_image(spec, len(data)), rng))
-        seen += len(next(iter(feeds.values())))
+            rows = sample_patches(images, spec, _per_image(spec, len(data)), sources[layer.output])
+            sums[layer.output].add(rows)
+        seen += count
         progress(min(seen / len(data), 1.0))
     return {output: accumulator.result() for output, accumulator in sums.items()}
 
@@ -110,9 +118,20 @@ def _per_image(spec: ConvSpec, images: int) -> int:
 
 def _batch_size(model: Model, layers: Sequence[Layer]) -> int:
     """As many images as fit, or the batch that the model insists on."""
-    fixed = [i.type.tensor_type.shape.dim[0].dim_value for i in model.proto.graph.input
-             if i.type.tensor_type.shape.dim]
-    if fixed and fixed[0] > 0:
-        return int(fixed[0])
+    if fixed := _fixed_batch(model):
+        return fixed
     size = sum(4 * math.prod(layer.in_shape[1:]) for layer in layers if layer.in_shape)
     return max(1, min(32, _ACTIVATION_LIMIT // max(size, 1)))
+
+
+def _fixed_batch(model: Model) -> int:
+    """Batch size that the model insists on, or 0."""
+    fixed = [i.type.tensor_type.shape.dim[0].dim_value for i in fed_inputs(model.proto.graph)
+             if i.type.tensor_type.shape.dim]
+    return max(int(fixed[0]), 0) if fixed else 0
+
+
+def padded(feeds: Mapping[str, NDArray[Any]], size: int) -> dict[str, NDArray[Any]]:
+    """Repeat the last image until there are `size`: a model with a fixed batch takes no less."""
+    return {name: np.concatenate([v, np.repeat(v[-1:], size - len(v), axis=0)]) if len(v) < size else v
+            for name, v in feeds.items()}

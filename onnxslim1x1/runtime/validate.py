@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError, ModelError, OptionError
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, compare_models, timing_options
+from onnxslim1x1.runtime.calibration import padded
 from onnxslim1x1.runtime.compare import (
     Classification,
     ClassificationAccumulator,
@@ -285,7 +286,7 @@ def _feeds(specs: Sequence[InputSpec], dataset: Dataset | None,
     for feeds in dataset.batches(fixed or settings.batch_size):
         rows = len(next(iter(feeds.values())))
         done += rows
-        yield done, _padded(feeds, fixed or rows), rows
+        yield done, padded(feeds, fixed or rows), rows
 
 
 def _rows(specs: Sequence[InputSpec]) -> int:
@@ -293,17 +294,11 @@ def _rows(specs: Sequence[InputSpec]) -> int:
     return next((s.shape[0] for s in specs if s.shape), 1)
 
 
-def _padded(feeds: Feeds, size: int) -> Feeds:
-    """Repeat the last image until there are `size`: a model with a fixed batch takes no less."""
-    return {name: np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]) if len(a) < size else a
-            for name, a in feeds.items()}
-
-
 def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings: ValidationSettings) -> Feeds:
     """One image, or as many as the model or `settings.shapes` fixes; a real one where there is a data set."""
     if dataset is None or settings.shapes:
         return random_feeds(specs, seed=settings.seed)
-    return _padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
+    return padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
 
 
 def _run(session: Any, feeds: Feeds, rows: int, path: Path) -> dict[str, NDArray[Any]]:
