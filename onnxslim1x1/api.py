@@ -16,7 +16,7 @@ import onnx
 from onnxslim1x1.errors import PlanMismatchError
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save
-from onnxslim1x1.runtime.hardware import channel_block, environment
+from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
 from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_model
@@ -74,6 +74,7 @@ class SlimResult:
             was taken back, of what was tried.
         warnings: one line each.
         unchanged: why the result is the original, or None if it is not.
+        environment: the machine that all of it was measured on.
     """
 
     plan: RewritePlan
@@ -83,6 +84,7 @@ class SlimResult:
     after: Cost
     validation: ValidationReport | None
     warnings: tuple[str, ...]
+    environment: Environment
     unchanged: str | None = None
 
     @property
@@ -226,9 +228,10 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
     """
     options, wanted = run or RunOptions(), budget or Budget()
     target = None if output is None else Path(output)
+    model = load(source)
     if target is not None:
-        require_writable(target, None if isinstance(source, onnx.ModelProto) else Path(source))
-    subject = Subject.of(load(source), options)
+        require_writable(target, model.path, *model.external_files())
+    subject = Subject.of(model, options)
     made, bench = make_plan(subject, wanted, calibration, options)
     done = rewrite(subject, made, bench)
     del bench  # its factorisations are as large as the statistics
@@ -245,6 +248,7 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
                 target = None
     before = total_cost(subject.layers)
     return SlimResult(plan=made, rewrite=done, output=target, before=before, validation=report, unchanged=unchanged,
+                      environment=environment(threads=options.threads, provider=options.provider),
                       after=before if unchanged else model_cost(done.model, subject.shapes),
                       warnings=subject.shapes.notes + done.notes + (() if calibration or not check else (NO_DATA,)))
 

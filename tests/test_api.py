@@ -222,7 +222,7 @@ def test_another_seed_gives_other_factors(path, images):
     plan = api.plan(path, Budget(ranks={"wide": 8}), calibration=images, run=RUN)
     first, other = (api.apply(path, dataclasses.replace(plan, seed=seed), calibration=images, run=RUN)
                     for seed in (0, 1))
-    assert content(first.proto) != content(other.proto)
+    assert list(first.proto.graph.initializer) != list(other.proto.graph.initializer)  # not only the metadata
 
 
 def test_a_plan_for_another_model_is_refused(path, tmp_path):

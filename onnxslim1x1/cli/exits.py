@@ -28,6 +28,7 @@ EXIT_UNUSABLE = 3
 EXIT_ACCURACY = 4
 EXIT_LATENCY = 5
 EXIT_UNCHANGED = 6
+EXIT_INTERRUPTED = 130  # what shells use for Ctrl-C
 
 _USAGE = (OptionError, RankError, UnknownLayerError, InfeasibleBudget)
 _UNUSABLE = (ModelError, DataError, PlanMismatchError, OutputError, RuntimeFailure)

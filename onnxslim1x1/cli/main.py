@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxslim1x1 import __version__
 from onnxslim1x1.cli import analyze, cost, slim, validate
-from onnxslim1x1.cli.exits import EXIT_INTERNAL, exit_code
+from onnxslim1x1.cli.exits import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from onnxslim1x1.cli.options import Debug
 from onnxslim1x1.errors import SlimError
+
+_UsageError: Any = typer.BadParameter.__base__  # typer exports only this kind of usage error by name
 
 app = typer.Typer(
     name="onnxslim1x1", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -37,7 +39,14 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_show_vers
 def main() -> None:
     """Run the command line; every failure is one line on standard error and a documented exit code."""
     try:
-        app()
+        result = app(standalone_mode=False)
+    except typer.Abort:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except _UsageError as error:
+        if len(sys.argv) == 1:  # no command: the message is the help
+            typer.echo(error.format_message(), err=True)
+            sys.exit(EXIT_USAGE)
+        _fail(f"{error.format_message()} (onnxslim1x1 --help lists commands and options)", EXIT_USAGE)
     except SlimError as error:
         _fail(str(error), exit_code(error))
     except MemoryError:
@@ -45,6 +54,7 @@ def main() -> None:
     except Exception as error:  # a bug of ours: the user gets one line and the way to the traceback
         _fail(f"internal error: {type(error).__name__}: {' '.join(str(error).split())[:300]}; run again with --debug "
               "and report it", EXIT_INTERNAL)
+    sys.exit(result if isinstance(result, int) else 0)
 
 
 def _fail(message: str, code: int) -> None:

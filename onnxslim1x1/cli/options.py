@@ -46,7 +46,7 @@ class RunFlags:
     """How models are run."""
 
     threads: Annotated[int, typer.Option(
-        help="Threads within an operator; 0: as many as onnxruntime chooses.", min=0)] = 0
+        help="Threads within an operator; 0: as many as onnxruntime chooses.", min=0, max=1024)] = 0
     provider: Annotated[str | None, typer.Option(help="Execution provider, such as cpu or cuda.")] = None
     input_shape: Annotated[list[str] | None, typer.Option(
         help="Shape of an input: x:1,3,224,224 (also x:1x3x224x224); repeatable.")] = None
@@ -166,6 +166,12 @@ class GateFlags:
         help="Gate: signal-to-noise ratio of the worst output at least, in dB.")] = None
     min_speedup: Annotated[float | None, typer.Option(help="Gate: measured speed-up at least.")] = None
     time: Annotated[float, typer.Option(help="Seconds for measuring the latency.", min=0.1)] = 5.0
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Options of the promises that were made."""
+        return tuple(f"--{name.replace('_', '-')}" for name in ("max_drop", "min_agreement", "min_snr", "min_speedup")
+                     if getattr(self, name) is not None)
 
     def settings(self) -> ValidationSettings:
         """As a value of the API.

@@ -27,7 +27,7 @@ def print_report(*parts: Any) -> None:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    console = Report(file=sys.stdout, highlight=False, markup=False, width=terminal_width())
+    console = Report(file=sys.stdout, highlight=False, markup=False, emoji=False, width=terminal_width())
     with _open_pipe():
         for part in parts:
             console.print(part)

@@ -14,10 +14,10 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     Raises:
         OptionError: it is none of these.
     """
-    found = re.fullmatch(r"(?:(.+):)?\[?\s*(\d+(?:\s*[x,]\s*\d+)*)\s*\]?", text.strip())
+    found = re.fullmatch(r"(?:(.+):)?\[?\s*([0-9]+(?:\s*[x,]\s*[0-9]+)*)\s*\]?", text.strip())
     if not found:
         raise OptionError(f"--input-shape {text}: cannot be read; write name:1,3,224,224")
-    return found[1] or "", tuple(int(n) for n in re.findall(r"\d+", found[2]))
+    return found[1] or "", tuple(int(n) for n in re.findall(r"[0-9]+", found[2]))
 
 
 def parse_dims(texts: Sequence[str]) -> dict[str, int]:
@@ -29,7 +29,7 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     dims = {}
     for part in (p for text in texts for p in text.split(",")):
         name, _, size = part.rpartition("=")
-        if not name or not size.strip().isdigit() or int(size) < 1:
+        if not name or not re.fullmatch(r"\s*0*[1-9][0-9]*\s*", size):
             raise OptionError(f"--dim {part}: cannot be read; write name=size, such as batch=1")
         dims[name.strip()] = int(size)
     return dims
@@ -44,7 +44,7 @@ def parse_ranks(texts: Sequence[str]) -> dict[str, int]:
     ranks = {}
     for text in texts:
         name, _, rank = text.rpartition("=")
-        if not name or not re.fullmatch(r"-?\d+", rank):
+        if not name or not re.fullmatch(r"-?[0-9]+", rank):
             raise OptionError(f"--rank {text}: cannot be read; write LAYER=RANK, such as conv2=32")
         ranks[name] = int(rank)
     return ranks
@@ -56,9 +56,9 @@ def parse_sizes(option: str, text: str) -> tuple[int, ...]:
     Raises:
         OptionError: it is something else.
     """
-    if not re.fullmatch(r"\d+(\s*[x,]\s*\d+)*", text.strip()):
+    if not re.fullmatch(r"[0-9]+(\s*[x,]\s*[0-9]+)*", text.strip()):
         raise OptionError(f"{option} {text}: cannot be read; write a number or numbers joined by x, such as 5x3")
-    return tuple(int(n) for n in re.findall(r"\d+", text))
+    return tuple(int(n) for n in re.findall(r"[0-9]+", text))
 
 
 def parse_size(option: str, text: str) -> int | tuple[int, int]:

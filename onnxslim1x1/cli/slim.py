@@ -12,6 +12,7 @@ from onnxslim1x1.cli.exits import EXIT_UNCHANGED, exit_for
 from onnxslim1x1.cli.groups import grouped
 from onnxslim1x1.cli.options import BudgetFlags, DataFlags, GateFlags, ModelArgument, OutputFlags, RunFlags
 from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar
+from onnxslim1x1.errors import OptionError
 
 
 @grouped
@@ -31,6 +32,8 @@ def command(
     from onnxslim1x1 import api
     from onnxslim1x1.report.slimming import slim_json, slim_report
 
+    if no_validate and gates.given:
+        raise OptionError(f"{gates.given[0]}: contradicts --no-validate; drop one of the two")
     fit, wanted = images.other(calibration), budget.budget()
     check = None if no_validate else api.Check(data=images.options(), settings=gates.settings(),
                                                keep_failed=keep_failed)

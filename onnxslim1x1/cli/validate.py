@@ -23,13 +23,15 @@ def command(
     from onnxslim1x1 import api
     from onnxslim1x1.report.document import document
     from onnxslim1x1.report.validation import validation_json, validation_report
+    from onnxslim1x1.runtime.hardware import environment
 
     data, settings = images.options(), gates.settings()
     with progress_bar() as progress:
         report = api.validate(original, rewritten, data=data, run=run.options(progress), settings=settings)
     if out.json:
-        print_json(document("validate", {"original": original, "rewritten": rewritten,
-                                         "validation": validation_json(report)}))
+        print_json(document("validate", {
+            "environment": environment(threads=run.threads, provider=run.provider), "original": original,
+            "rewritten": rewritten, "validation": validation_json(report), "warnings": report.warnings}))
     else:
         for warning in report.warnings:
             note(warning, "warning")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import tempfile
@@ -58,9 +59,9 @@ def require_writable(path: Path, *inputs: Path | None) -> None:
         OptionError: the output is one of the inputs.
         OutputError: the output cannot be written there.
     """
-    for source in inputs:
-        if source is not None and path.exists() and source.exists() and path.samefile(source):
-            raise OptionError(f"{path}: output and input are the same file; choose another name with -o")
+    for written, source in itertools.product((path, path.with_name(f"{path.name}.data")), inputs):
+        if source is not None and written.exists() and source.exists() and written.samefile(source):
+            raise OptionError(f"{path}: output and input are the same file ({source.name}); choose another name")
     if path.is_dir():
         raise OutputError(f"{path}: is a directory; name the file to write, such as {path / 'model.onnx'}")
     if not path.parent.is_dir():

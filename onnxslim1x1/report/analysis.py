@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from onnxslim1x1.report.document import document, jsonable
-from onnxslim1x1.report.format import count, fitted, geometry, ms, percent, shape
-from onnxslim1x1.report.style import plain_table
+from onnxslim1x1.report.format import count, geometry, ms, percent, shape
+from onnxslim1x1.report.style import WIDE, named_table
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
 from onnxslim1x1.spec import Ineligible
 
@@ -34,30 +34,26 @@ def analysis_report(analysis: Analysis, layers: Sequence[LayerProfile], *, wide:
 
 
 def _narrow_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
-    table = plain_table("layer", "kernel", "MACs", "ms", "share", "rewrite", "ms after")
-    table.columns[5].justify = "left"
+    rows = []
     for p in layers:
         share = percent(p.time_s, analysis.time_s) if analysis.profile else percent(p.macs, analysis.macs)
-        table.add_row(fitted(p.layer.name, 22), geometry(p.layer.spec), count(p.macs), ms(p.time_s), share, _verdict(p),
-                      ms(p.proposal.time_s) if p.proposal else "")
-    return table
+        rows.append((p.layer.name, geometry(p.layer.spec), count(p.macs), ms(p.time_s), share, _verdict(p),
+                     ms(p.proposal.time_s) if p.proposal else ""))
+    return named_table(("layer", "kernel", "MACs", "ms", "share", "rewrite", "ms after"), rows, left=(5,))
 
 
 def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
-    table = plain_table("layer", "kind", "kernel", "in", "out", "params", "MACs", "share", "ms", "share", "GMAC/s",
-                        "rewrite", "error", "MACs after", "ms after")
-    table.columns[1].justify = table.columns[11].justify = "left"
+    rows = []
     for p in layers:
-        rate = p.gmacs_per_s
-        after = p.proposal
-        table.add_row(
-            fitted(p.layer.name, 26), p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape),
-            shape(p.layer.out_shape),
+        rate, after = p.gmacs_per_s, p.proposal
+        rows.append((
+            p.layer.name, p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
             count(p.params), count(p.macs), percent(p.macs, analysis.macs), ms(p.time_s),
             percent(p.time_s, analysis.time_s), "-" if rate is None else f"{rate:.1f}", _verdict(p),
             f"{after.error:.3f}" if after else "", count(after.cost.macs) if after else "",
-            ms(after.time_s) if after else "")
-    return table
+            ms(after.time_s) if after else ""))
+    return named_table(("layer", "kind", "kernel", "in", "out", "params", "MACs", "share", "ms", "share", "GMAC/s",
+                        "rewrite", "error", "MACs after", "ms after"), rows, left=(1, 11), width=WIDE)
 
 
 def _verdict(profile: LayerProfile) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.document import document
 from onnxslim1x1.report.format import shape
-from onnxslim1x1.report.style import plain_table
+from onnxslim1x1.report.style import named_table
 from onnxslim1x1.search.candidates import break_even
 from onnxslim1x1.spec import ConvSpec, Cost, Ints
 from onnxslim1x1.strategies import by_name
@@ -80,12 +81,11 @@ def cost_report(spec: ConvSpec, rows: Sequence[CostRow]) -> tuple[str | Table, .
     limit = f"break-even rank: {break_even(_REDUCE, spec)} (up to it the 1x1 reduction saves MACs)"
     if not rows:
         return head, limit
-    table = plain_table("reduce to", "1x1 MACs", f"{shape(spec.kernel)} MACs", "total MACs", "fewer", "parameters",
-                        "fewer", right_from=0)
-    for row in rows:
-        table.add_row(str(row.rank), f"{row.pointwise.macs:,}", f"{row.kernel.macs:,}", f"{row.total.macs:,}",
-                      f"{spec.cost.macs / row.total.macs:.2f}x", f"{row.total.params:,}",
-                      f"{spec.params / row.total.params:.2f}x")
+    cells = [(str(row.rank), f"{row.pointwise.macs:,}", f"{row.kernel.macs:,}", f"{row.total.macs:,}",
+              f"{spec.cost.macs / row.total.macs:.2f}x", f"{row.total.params:,}",
+              f"{spec.params / row.total.params:.2f}x") for row in rows]
+    table = named_table(("rank", "1x1 MACs", f"{shape(spec.kernel)} MACs", "total MACs", "fewer", "parameters",
+                         "fewer"), cells)
     return head, table, limit
 
 
@@ -111,7 +111,7 @@ def _spread(option: str, values: Ints, axes: int) -> Ints:
 
 def _pads(text: str, axes: int) -> Ints:
     parts = text.replace(",", "x").split("x")
-    if not all(part.strip().isdigit() for part in parts) or len(parts) not in (1, axes):
+    if not all(re.fullmatch(r"\s*[0-9]+\s*", part) for part in parts) or len(parts) not in (1, axes):
         raise OptionError(f"--padding {text}: give same, valid, one number, or {axes} joined by x")
     each = tuple(int(p) for p in parts) * (axes if len(parts) == 1 else 1)
     return each + each

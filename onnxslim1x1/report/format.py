@@ -68,7 +68,8 @@ def geometry(spec: ConvSpec) -> str:
         uneven = len(set(spec.stride)) > 1
         parts[0] += "/" + ("x".join(map(str, spec.stride)) if uneven else str(spec.stride[0]))
     if max(spec.dilation) > 1:
-        parts.append("d" + "x".join(map(str, dict.fromkeys(spec.dilation))))
+        uneven = len(set(spec.dilation)) > 1
+        parts.append("d" + ("x".join(map(str, spec.dilation)) if uneven else str(spec.dilation[0])))
     if spec.groups > 1:
         parts.append(f"g{spec.groups}")
     return " ".join(parts)

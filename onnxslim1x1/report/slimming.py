@@ -9,7 +9,7 @@ from rich.table import Table
 from onnxslim1x1.report.analysis import reasons
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, shape
-from onnxslim1x1.report.style import plain_table
+from onnxslim1x1.report.style import named_table
 from onnxslim1x1.report.validation import validation_json, validation_report
 from onnxslim1x1.search.plan import PlannedLayer
 from onnxslim1x1.spec import Ineligible
@@ -35,12 +35,9 @@ def slim_report(result: SlimResult) -> list[str | Table]:
 
 def layer_table(layers: tuple[PlannedLayer, ...]) -> Table:
     """Rewritten layers with predicted error and measured gain of each."""
-    table = plain_table("layer", "family", "rank", "error", "MACs", "after", "alone")
-    table.columns[0].max_width = 30
-    for p in layers:
-        table.add_row(p.layer, p.strategy, shape(p.ranks), f"{p.error:.3f}", count(p.before.macs), count(p.after.macs),
-                      "-" if p.speedup is None else f"{p.speedup:.2f}x")
-    return table
+    rows = [(p.layer, p.strategy, shape(p.ranks), f"{p.error:.3f}", count(p.before.macs), count(p.after.macs),
+             "-" if p.speedup is None else f"{p.speedup:.2f}x") for p in layers]
+    return named_table(("layer", "family", "rank", "error", "MACs", "after", "alone"), rows, left=(1,))
 
 
 def outcome_line(result: SlimResult) -> str:
@@ -56,9 +53,9 @@ def outcome_line(result: SlimResult) -> str:
 def slim_json(result: SlimResult) -> dict[str, Any]:
     """The same as data."""
     return document("slim", {
-        "model": {"sha256": result.plan.model_sha256}, "output": result.output,
+        "environment": result.environment, "model": {"sha256": result.plan.model_sha256}, "output": result.output,
         "unchanged": result.unchanged,
         "totals": {"before": result.before, "after": result.after}, "plan": jsonable(result.plan),
         "validation": validation_json(result.validation) if result.validation else None,
-        "warnings": result.warnings,
+        "warnings": result.notes,
     })

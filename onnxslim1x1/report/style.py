@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.table import Table
 
-_RULE = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")  # a rule under the header, no gaps between columns
+from onnxslim1x1.report.format import fitted
 
-WIDE = 140  # columns of a terminal from which on tables show everything
+NARROW = 80  # columns that every table fits into
+WIDE = 160  # columns of a terminal from which on tables show everything
+_GAP = 2
+_RULE = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")  # a rule under the header only
 
 
-def plain_table(*headers: str, right_from: int = 1) -> Table:
-    """A light table whose columns from `right_from` on are aligned to the right."""
+def named_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (),
+                width: int = NARROW) -> Table:
+    """A light table within `width`: numbers are never cut, the names in the first column give way.
+
+    Args:
+        headers: one per column.
+        rows: cells.
+        left: columns besides the first that are aligned to the left.
+        width: columns of the terminal.
+    """
+    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    others = sum(max(len(row[i]) for row in cells) + _GAP for i in range(1, len(headers)))
+    names = [fitted(row[0], max(width - others, 4)) for row in cells]
     table = Table(box=_RULE, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for number, header in enumerate(headers):
-        table.add_column(header, justify="right" if number >= right_from else "left", no_wrap=True,
-                         overflow="ellipsis")
+    for number, header in enumerate((names[0], *cells[0][1:])):
+        justify = "left" if number == 0 or number in left else "right"
+        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal of rich
+    for name, row in zip(names[1:], cells[1:], strict=True):
+        table.add_row(name, *row[1:])
     return table

@@ -8,9 +8,12 @@ from rich.table import Table
 
 from onnxslim1x1.report.document import jsonable
 from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
-from onnxslim1x1.report.style import plain_table
+from onnxslim1x1.report.style import named_table
+from onnxslim1x1.runtime.compare import Classification
 from onnxslim1x1.runtime.verdict import Gate, ValidationReport
 from onnxslim1x1.spec import Cost
+
+Row = tuple[str, str, str, str]
 
 _GATES = {"checker": "ONNX checker", "interface": "inputs and outputs match", "finite": "no new NaN or infinity"}
 
@@ -28,35 +31,33 @@ def validation_report(report: ValidationReport) -> list[str | Table]:
 
 def before_and_after(report: ValidationReport) -> Table:
     """Cost, size, latency and accuracy of both models."""
-    table = plain_table(f"on {report.data}", "original", "rewritten", "change")
-    old, new = report.cost_original, report.cost_rewritten
-    if old and new:
-        _cost_rows(table, old, new)
-    table.add_row("file size", size_bytes(report.size_original_bytes), size_bytes(report.size_rewritten_bytes),
-                  _ratio(report.size_original_bytes, report.size_rewritten_bytes))
+    rows = _cost_rows(report.cost_original, report.cost_rewritten)
+    rows.append(("file size", size_bytes(report.size_original_bytes), size_bytes(report.size_rewritten_bytes),
+                 _ratio(report.size_original_bytes, report.size_rewritten_bytes)))
     if report.latency:
         before, after = report.latency.original, report.latency.rewritten
-        for name, a, b in (("latency, median", before.median_s, after.median_s),
-                           ("latency, p10", before.p10_s, after.p10_s), ("latency, p90", before.p90_s, after.p90_s)):
-            table.add_row(name, f"{ms(a)} ms", f"{ms(b)} ms", _ratio(a, b, digits=2))
-    classes = report.classification
-    if classes:
-        if classes.top1_original is not None and classes.top1_rewritten is not None:
-            _points(table, "top-1", classes.top1_original, classes.top1_rewritten)
-        if classes.top5_original is not None and classes.top5_rewritten is not None:
-            _points(table, "top-5", classes.top5_original, classes.top5_rewritten)
-        table.add_row("same class", "", percent(classes.agreement, digits=2), "")
-        table.add_row("KL divergence", "", "-" if classes.kl is None else f"{classes.kl:.4f} nats", "")
-    return table
+        rows += [(f"latency, {name}", f"{ms(a)} ms", f"{ms(b)} ms", _ratio(a, b)) for name, a, b in (
+            ("median", before.median_s, after.median_s), ("p10", before.p10_s, after.p10_s),
+            ("p90", before.p90_s, after.p90_s))]
+    if report.classification:
+        rows += _class_rows(report.classification)
+    return named_table((f"on {report.data}", "original", "rewritten", "change"), rows)
 
 
-def _cost_rows(table: Table, old: Cost, new: Cost) -> None:
-    table.add_row("MACs", count(old.macs), count(new.macs), _ratio(old.macs, new.macs))
-    table.add_row("parameters", count(old.params), count(new.params), _ratio(old.params, new.params))
+def _cost_rows(old: Cost | None, new: Cost | None) -> list[Row]:
+    if old is None or new is None:
+        return []
+    return [("MACs", count(old.macs), count(new.macs), _ratio(old.macs, new.macs)),
+            ("parameters", count(old.params), count(new.params), _ratio(old.params, new.params))]
 
 
-def _points(table: Table, name: str, before: float, after: float) -> None:
-    table.add_row(name, percent(before, digits=2), percent(after, digits=2), f"{100 * (after - before):+.2f} points")
+def _class_rows(classes: Classification) -> list[Row]:
+    found = [(name, percent(a, digits=2), percent(b, digits=2), f"{100 * (b - a):+.2f} points")
+             for name, a, b in (("top-1", classes.top1_original, classes.top1_rewritten),
+                                ("top-5", classes.top5_original, classes.top5_rewritten))
+             if a is not None and b is not None]
+    kl = "-" if classes.kl is None else f"{classes.kl:.4f} nats"
+    return [*found, ("same class", "", percent(classes.agreement, digits=2), ""), ("KL divergence", "", kl, "")]
 
 
 def _ratio(before: float, after: float, digits: int = 2) -> str:
@@ -67,12 +68,9 @@ def _ratio(before: float, after: float, digits: int = 2) -> str:
 
 
 def _differences(report: ValidationReport) -> Table:
-    table = plain_table("output", "max abs", "mean abs", "max rel", "mean rel", "cosine", "SNR", "NaN")
-    table.columns[0].max_width = 24
-    for d in report.outputs:
-        table.add_row(d.name, f"{d.max_abs:.2e}", f"{d.mean_abs:.2e}", f"{d.max_rel:.2e}", f"{d.mean_rel:.2e}",
-                      f"{d.cosine:.6f}", decibel(d.snr_db), str(d.nan_count_rewritten))
-    return table
+    rows = [(d.name, f"{d.max_abs:.1e}", f"{d.mean_abs:.1e}", f"{d.max_rel:.1e}", f"{d.mean_rel:.1e}",
+             f"{d.cosine:.5f}", decibel(d.snr_db), str(d.nan_count_rewritten)) for d in report.outputs]
+    return named_table(("output", "max abs", "mean abs", "max rel", "mean rel", "cosine", "SNR", "NaN"), rows)
 
 
 def gate_lines(gates: tuple[Gate, ...]) -> list[str]:

@@ -302,7 +302,7 @@ def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings:
 
 
 def _run(session: Any, feeds: Feeds, rows: int, path: Path) -> dict[str, NDArray[Any]]:
-    """Outputs by name, without the rows that `_padded` added (outputs without a batch axis stay whole)."""
+    """Outputs by name, without the rows that `padded` added (outputs without a batch axis stay whole)."""
     names = [item.name for item in session.get_outputs()]
     outputs = dict(zip(names, run(session, feeds, where=str(path)), strict=True))
     for name, array in outputs.items():

@@ -289,6 +289,11 @@ def test_slim_copies_where_there_is_nothing_to_do(options):
     assert found["totals"]["before"] == found["totals"]["after"]
 
 
+def test_slim_that_changes_something_does_not_fail_if_unchanged():
+    run("slim", "net.onnx", "-o", "out.onnx", "--rank", "block/wide=16", "--fail-if-unchanged")
+    assert digest("out.onnx") != digest("net.onnx")
+
+
 def test_slim_takes_a_slow_rewrite_back(monkeypatch):
     monkeypatch.setattr(runtime_validate, "compare_models", lambda *_args, **_options: verdict(0.5))
     found = run_json("slim", "net.onnx", "-o", "out.onnx", "--rank", "block/wide=16")

@@ -479,7 +479,7 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 
 def failing(error):
-    def app():
+    def app(*_args, **_options):
         raise error
     return app
 

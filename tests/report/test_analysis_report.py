@@ -132,7 +132,7 @@ def test_the_wide_table_says_more_than_the_narrow_one():
 def test_a_row_holds_the_figures_of_its_layer():
     lines = rendered(analysis_report(analysis(), analysis().layers, wide=False), 100)
     row = next(line for line in lines if line.startswith("video"))
-    assert row.split() == ["video/res4a_2/conv3d", "3x3x3/1x2x2", "9.51G", "987", "42.3%", "reduce", "160", "401"]
+    assert row.split() == ["video/res4a_2/conv3d", "3x3x3/1x2x2", "9.51G", "987", "42.4%", "reduce", "160", "401"]
     row = next(line for line in lines if line.startswith("head/unknown"))
     assert row.split() == ["head/unknown", "3x3", "d18", "?", "-", "-", "unknown_shape"]
 

@@ -231,10 +231,9 @@ def test_data_makes_better_factors_than_the_weights_alone(path, calibration):
 
 def test_the_seed_decides_about_every_byte(path, calibration):
     budget = Budget(ranks={"wide": 4, "late": 8})
-    first, again, other = (rewritten(path, budget, calibration, seed=seed).proto.SerializeToString(deterministic=True)
-                           for seed in (11, 11, 12))
-    assert first == again
-    assert first != other
+    first, again, other = (rewritten(path, budget, calibration, seed=seed).proto for seed in (11, 11, 12))
+    assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+    assert list(first.graph.initializer) != list(other.graph.initializer)  # not only the seed in the metadata
 
 
 def test_metadata_says_how_the_model_was_made(path, calibration):
