@@ -75,6 +75,7 @@ class SlimResult:
         warnings: one line each.
         unchanged: why the result is the original, or None if it is not.
         environment: the machine that all of it was measured on.
+        source: the model as it was given.
     """
 
     plan: RewritePlan
@@ -84,8 +85,9 @@ class SlimResult:
     after: Cost
     validation: ValidationReport | None
     warnings: tuple[str, ...]
-    environment: Environment
     unchanged: str | None = None
+    environment: Environment | None = None
+    source: Model | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -248,7 +250,7 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
                 target = None
     before = total_cost(subject.layers)
     return SlimResult(plan=made, rewrite=done, output=target, before=before, validation=report, unchanged=unchanged,
-                      environment=environment(threads=options.threads, provider=options.provider),
+                      source=model, environment=environment(threads=options.threads, provider=options.provider),
                       after=before if unchanged else model_cost(done.model, subject.shapes),
                       warnings=subject.shapes.notes + done.notes + (() if calibration or not check else (NO_DATA,)))
 

@@ -91,8 +91,8 @@ def parse_fraction(option: str, text: str) -> float:
     Raises:
         OptionError: it is something else.
     """
-    over, _, under = text.partition("/")
+    over, slash, under = text.partition("/")
     try:
-        return float(over) / float(under or 1)
+        return float(over) / (float(under) if slash else 1.0)
     except (ValueError, ZeroDivisionError):
         raise OptionError(f"{option} {text}: cannot be read; write a number or a fraction such as 1/255") from None

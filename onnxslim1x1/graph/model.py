@@ -37,7 +37,7 @@ class Model:
     @property
     def where(self) -> str:
         """How messages call it."""
-        return str(self.path) if self.path else "model"
+        return str(self.path or self.home or "model")
 
     @property
     def opset(self) -> int:

@@ -59,11 +59,11 @@ def require_writable(path: Path, *inputs: Path | None) -> None:
         OptionError: the output is one of the inputs.
         OutputError: the output cannot be written there.
     """
-    for written, source in itertools.product((path, path.with_name(f"{path.name}.data")), inputs):
-        if source is not None and written.exists() and source.exists() and written.samefile(source):
-            raise OptionError(f"{path}: output and input are the same file ({source.name}); choose another name")
     if path.is_dir():
         raise OutputError(f"{path}: is a directory; name the file to write, such as {path / 'model.onnx'}")
+    for written, source in itertools.product((path, path.with_name(f"{path.name}.data")), inputs):
+        if source is not None and written.exists() and source.exists() and written.samefile(source):
+            raise OptionError(f"{path}: output and input are the same file; choose another name with -o")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder to write {path.name} into; create it first")
     if not os.access(path.parent, os.W_OK):

@@ -12,7 +12,7 @@ from rich.table import Table
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.document import document
 from onnxslim1x1.report.format import shape
-from onnxslim1x1.report.style import named_table
+from onnxslim1x1.report.style import NARROW, named_table
 from onnxslim1x1.search.candidates import break_even
 from onnxslim1x1.spec import ConvSpec, Cost, Ints
 from onnxslim1x1.strategies import by_name
@@ -84,8 +84,10 @@ def cost_report(spec: ConvSpec, rows: Sequence[CostRow]) -> tuple[str | Table, .
     cells = [(str(row.rank), f"{row.pointwise.macs:,}", f"{row.kernel.macs:,}", f"{row.total.macs:,}",
               f"{spec.cost.macs / row.total.macs:.2f}x", f"{row.total.params:,}",
               f"{spec.params / row.total.params:.2f}x") for row in rows]
-    table = named_table(("rank", "1x1 MACs", f"{shape(spec.kernel)} MACs", "total MACs", "fewer", "parameters",
-                         "fewer"), cells)
+    headers = ("rank", "1x1 MACs", f"{shape(spec.kernel)} MACs", "total MACs", "fewer", "parameters", "fewer")
+    fits = sum(max(len(row[i]) for row in (headers, *cells)) + 2 for i in range(len(headers))) <= NARROW
+    shown = [i for i, header in enumerate(headers) if fits or header != "fewer"]
+    table = named_table([headers[i] for i in shown], [[row[i] for i in shown] for row in cells])
     return head, table, limit
 
 

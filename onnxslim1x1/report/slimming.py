@@ -53,7 +53,9 @@ def outcome_line(result: SlimResult) -> str:
 def slim_json(result: SlimResult) -> dict[str, Any]:
     """The same as data."""
     return document("slim", {
-        "environment": result.environment, "model": {"sha256": result.plan.model_sha256}, "output": result.output,
+        "environment": result.environment, "model": {
+            "path": result.source.path if result.source else None, "sha256": result.plan.model_sha256,
+            "opset": result.source.opset if result.source else None}, "output": result.output,
         "unchanged": result.unchanged,
         "totals": {"before": result.before, "after": result.after}, "plan": jsonable(result.plan),
         "validation": validation_json(result.validation) if result.validation else None,
