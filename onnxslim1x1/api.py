@@ -16,6 +16,7 @@ import onnx
 from onnxslim1x1.errors import PlanMismatchError
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save
+from onnxslim1x1.graph.shapes import Shapes
 from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
 from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
@@ -124,7 +125,7 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
         warnings += (f"the MACs of {unknown} layers are not counted: their shapes are unknown without a run",)
     profile = bench = None
     if measure:
-        profile = _profile(model, options)
+        profile = _profile(model, shapes, options)
         bench = Workbench(model, layers, block=channel_block(options.provider))
     found = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes} if profile else None,
                            bench=bench, max_error=max_error, measure=measured(options),
@@ -267,9 +268,9 @@ def not_faster(report: ValidationReport, budget: Budget) -> str | None:
             f"the original's speed: {found.verdict}")
 
 
-def _profile(model: Model, options: RunOptions) -> ModelProfile:
+def _profile(model: Model, shapes: Shapes, options: RunOptions) -> ModelProfile:
     settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
-    feeds = random_feeds(model_inputs(model, options.shapes(model)), seed=options.seed)
+    feeds = random_feeds(model_inputs(model, shapes), seed=options.seed)
     return profile_model(model.inlined(), feeds, settings=settings, where=model.where,
                          progress=options.stage("profiling"))
 
