@@ -26,6 +26,7 @@ from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, v
 from onnxslim1x1.search.analysis import Analysis, layer_profiles
 from onnxslim1x1.search.pipeline import (
     FROM_WEIGHTS,
+    Calibration,
     RewriteResult,
     Subject,
     make_plan,
@@ -177,8 +178,10 @@ def apply(source: Source, plan: RewritePlan, *, calibration: DataOptions | None 
     if (calibration is None) != (plan.data == FROM_WEIGHTS):
         raise PlanMismatchError(f"{model.where}: the plan was made from {plan.data}; give the same calibration data")
     subject = Subject.of(model, options)
-    wanted = {layer.layer for layer in plan.layers}
-    bench = workbench(subject, [x for x in subject.layers if x.name in wanted], calibration, options)
+    wanted = {layer.layer: layer.weighted for layer in plan.layers}
+    data = None if calibration is None else Calibration.of(calibration, subject)
+    bench = workbench(subject, [x for x in subject.layers if x.name in wanted], data, options,
+                      weighed=[x for x in subject.layers if wanted.get(x.name)])
     return rewrite(subject, plan, bench)
 
 

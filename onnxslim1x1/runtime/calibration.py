@@ -89,7 +89,7 @@ def _collect_wave(model: Model, layers: Sequence[Layer], data: Batches, *, seed:
     seen = 0
     for batch in data.batches(size):
         count = len(next(iter(batch.values())))
-        feeds = padded(batch, size) if _fixed_batch(model) else batch
+        feeds = padded(batch, size) if fixed_batch(model) else batch
         outputs = [t for t in tensors if t not in feeds]
         found = run(session, feeds, outputs=outputs, where=model.where) if outputs else []  # [] would mean all of them
         values = dict(feeds) | dict(zip(outputs, found, strict=True))
@@ -118,13 +118,13 @@ def _per_image(spec: ConvSpec, images: int) -> int:
 
 def _batch_size(model: Model, layers: Sequence[Layer]) -> int:
     """As many images as fit, or the batch that the model insists on."""
-    if fixed := _fixed_batch(model):
+    if fixed := fixed_batch(model):
         return fixed
     size = sum(4 * math.prod(layer.in_shape[1:]) for layer in layers if layer.in_shape)
     return max(1, min(32, _ACTIVATION_LIMIT // max(size, 1)))
 
 
-def _fixed_batch(model: Model) -> int:
+def fixed_batch(model: Model) -> int:
     """Batch size that the model insists on, or 0."""
     fixed = [i.type.tensor_type.shape.dim[0].dim_value for i in fed_inputs(model.proto.graph)
              if i.type.tensor_type.shape.dim]

@@ -14,11 +14,12 @@ _STEPS = 10_000  # resolution of the budget; savings are rounded down, so the ta
 
 
 def allocate(candidates: Mapping[str, Sequence[Candidate]], save_macs: int) -> dict[str, Candidate]:
-    """Least total output energy lost while at least `save_macs` are saved: a multiple-choice knapsack.
+    """Least total loss while at least `save_macs` are saved: a multiple-choice knapsack.
 
-    Minimises ``sum_l error_l^2`` over at most one candidate per layer by dynamic programming over the savings
+    Minimises ``sum_l loss_l`` over at most one candidate per layer by dynamic programming over the savings
     (Kellerer, Pferschy and Pisinger, Knapsack Problems, chapter 11), exact but for savings rounded down to
-    1/10,000 of the target. Squared errors of different layers add up approximately while each is small.
+    1/10,000 of the target. Losses of
+    different layers add up approximately until the network is near collapse.
 
     Raises:
         InfeasibleBudget: all layers at their cheapest save less than that.
@@ -50,7 +51,7 @@ def _with_layer(least: NDArray[np.float64], found: Sequence[Candidate],
     best, pick = least.copy(), np.full(len(least), -1, dtype=np.int32)
     targets = np.arange(len(least))
     for number, candidate in enumerate(found):
-        total = least[np.maximum(targets - _steps(candidate, save_macs), 0)] + candidate.error**2
+        total = least[np.maximum(targets - _steps(candidate, save_macs), 0)] + candidate.loss
         better = total < best
         best[better], pick[better] = total[better], number
     return best, pick

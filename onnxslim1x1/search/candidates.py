@@ -23,6 +23,7 @@ class Candidate:
         cost: parameters and MACs of the chain.
         saved_macs: MACs of the original less those of the chain.
         error: relative error, of the outputs where data was given, else of the weights.
+        loss: what the choice costs the network, as far as is known: see `onnxslim1x1.search.sensitivity`.
     """
 
     layer: str
@@ -31,13 +32,15 @@ class Candidate:
     cost: Cost
     saved_macs: int
     error: float
+    loss: float
 
     @classmethod
-    def make(cls, layer: str, spec: ConvSpec, *, strategy: Strategy, ranks: Ints, error: float) -> Candidate:
+    def make(cls, layer: str, spec: ConvSpec, strategy: Strategy, ranks: Ints, *, error: float,
+             loss: float | None = None) -> Candidate:
         """Describe a family at given ranks on a layer."""
         cost = chain_cost(strategy.chain(spec, ranks))
         return cls(layer=layer, strategy=strategy.name, ranks=ranks, cost=cost,
-                   saved_macs=spec.cost.macs - cost.macs, error=error)
+                   saved_macs=spec.cost.macs - cost.macs, error=error, loss=error**2 if loss is None else loss)
 
 
 def break_even(strategy: Strategy, spec: ConvSpec) -> int:

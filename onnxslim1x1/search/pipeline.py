@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from onnxslim1x1 import __version__
 from onnxslim1x1.errors import PlanMismatchError
@@ -18,13 +20,18 @@ from onnxslim1x1.graph.prepare import Prepared, prepare
 from onnxslim1x1.graph.rewrite import replace_layer
 from onnxslim1x1.graph.shapes import Shapes, infer_shapes
 from onnxslim1x1.linalg.moments import Moments
+from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.runtime.calibration import collect_moments
+from onnxslim1x1.runtime.data import Dataset
+from onnxslim1x1.runtime.gradients import output_weightings
 from onnxslim1x1.runtime.hardware import channel_block
 from onnxslim1x1.runtime.inputs import layers_with_shapes
+from onnxslim1x1.runtime.loss import HeldOutLoss
 from onnxslim1x1.runtime.microbench import compare_chain
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.search.plan import Budget, PlannedLayer, RewritePlan, SkippedLayer
 from onnxslim1x1.search.planner import Measure, matching, select
+from onnxslim1x1.search.sensitivity import measure_sensitivities
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvSpec, Cost
 
@@ -32,6 +39,10 @@ METADATA_KEY = "onnxslim1x1"
 ERROR_WITH_DATA = 0.1  # relative output error per layer that is allowed where no budget is given
 ERROR_WITHOUT_DATA = 0.05  # of the weights: conservative, since nothing tells what the inputs look like
 FROM_WEIGHTS = "weights"
+
+_LEAST_TO_DIVIDE = 40  # fewer images serve for fitting and for judging alike
+_MOST_WEIGHING = 96
+_MOST_JUDGING = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,13 +114,55 @@ def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None,
     if budget.is_open:
         budget = replace(budget, max_error=ERROR_WITHOUT_DATA if calibration is None else ERROR_WITH_DATA)
     block = channel_block(options.provider)
-    bench = workbench(subject, _reachable(subject, budget, block), calibration, options)
+    fitted = _reachable(subject, budget, block)
+    data = None if calibration is None else Calibration.of(calibration, subject)
+    weighed = fitted if data is not None and budget.target_macs is not None else ()
+    bench = workbench(subject, fitted, data, options, weighed=weighed)
+    if data is not None and weighed:
+        judge = HeldOutLoss(subject.prepared.model, data.judging, threads=options.threads)
+        measure_sensitivities(bench, [x for x in weighed if bench.candidates(x)], judge,
+                              progress=options.stage("sensitivity"))
     found = select(bench, budget, measure=measured(options), progress=options.stage("factorising"))
     plan = RewritePlan(
         tool=f"onnxslim1x1 {__version__}", model_sha256=subject.source.sha256(), seed=options.seed, block=block,
         data=FROM_WEIGHTS if calibration is None else str(calibration.path),
         layers=found.layers, skipped=found.skipped)
     return plan, bench
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Calibration:
+    """Calibration images, divided by what they are for.
+
+    Attributes:
+        fitting: for covariances; all but every fifth image.
+        weighing: for gradients, a spread subset of `fitting`.
+        judging: for the measured loss of swaps, a spread subset of every fifth image.
+    """
+
+    fitting: Dataset
+    weighing: Dataset
+    judging: Dataset
+
+    @classmethod
+    def of(cls, options: DataOptions, subject: Subject) -> Calibration:
+        """Open the images and divide them; a handful serves every purpose at once.
+
+        Raises:
+            DataError: they cannot be used.
+        """
+        data = options.open(subject.prepared.model, subject.shapes)
+        numbers = np.arange(len(data))
+        held = numbers % 5 == 2 if len(data) >= _LEAST_TO_DIVIDE else np.ones(len(data), dtype=bool)
+        kept = ~held if len(data) >= _LEAST_TO_DIVIDE else held
+        return cls(fitting=data.subset(numbers[kept]), weighing=data.subset(_spread(numbers[kept], _MOST_WEIGHING)),
+                   judging=data.subset(_spread(numbers[held], _MOST_JUDGING)))
+
+
+def _spread(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """At most so many of the numbers, evenly spread."""
+    picks = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round().astype(np.int64)
+    return numbers[picks]
 
 
 def _reachable(subject: Subject, budget: Budget, block: int) -> list[Layer]:
@@ -120,22 +173,25 @@ def _reachable(subject: Subject, budget: Budget, block: int) -> list[Layer]:
             or (layer.name in allowed and isinstance(dry.families(layer), tuple))]
 
 
-def workbench(subject: Subject, fitted: Sequence[Layer], calibration: DataOptions | None,
-              options: RunOptions) -> Workbench:
-    """Workbench of all layers, with statistics for those in `fitted` where there is data.
+def workbench(subject: Subject, fitted: Sequence[Layer], data: Calibration | None, options: RunOptions, *,
+              weighed: Sequence[Layer] = ()) -> Workbench:
+    """Workbench of all layers, with statistics for those in `fitted` and output weightings for those in `weighed`.
 
     Raises:
         DataError, RuntimeFailure: the data cannot be used.
     """
     moments: dict[str, Moments] = {}
+    weightings: dict[str, OutputWeighting] = {}
     model = subject.prepared.model
     eligible = [layer for layer in fitted if layer.ineligible is None and layer.spec.groups == 1 and layer.spec.kernel]
-    if calibration is not None:
-        data = calibration.open(model, subject.shapes)  # also where nothing is fitted: wrong data is an error
-        if eligible:
-            moments = collect_moments(model, eligible, data, seed=options.seed, threads=options.threads,
-                                      progress=options.stage("statistics"))
-    return Workbench(model, subject.layers, block=channel_block(options.provider), moments=moments)
+    if data is not None and eligible:
+        moments = collect_moments(model, eligible, data.fitting, seed=options.seed, threads=options.threads,
+                                  progress=options.stage("statistics"))
+    if data is not None and weighed:
+        weightings = output_weightings(model, weighed, data.weighing, shapes=subject.shapes.tensors,
+                                       seed=options.seed, progress=options.stage("gradients"))
+    return Workbench(model, subject.layers, block=channel_block(options.provider), moments=moments,
+                     weightings=weightings)
 
 
 def rewrite(subject: Subject, plan: RewritePlan, bench: Workbench) -> RewriteResult:

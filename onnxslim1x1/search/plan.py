@@ -61,6 +61,7 @@ class PlannedLayer:
         before: cost of the original.
         after: cost of the chain.
         speedup: measured time of the layer alone, old over new, or None if it was not measured.
+        weighted: whether its output directions were weighted by what the network does with them.
     """
 
     layer: str
@@ -70,6 +71,7 @@ class PlannedLayer:
     before: Cost
     after: Cost
     speedup: float | None = None
+    weighted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

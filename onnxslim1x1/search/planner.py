@@ -76,29 +76,38 @@ def select(bench: Workbench, budget: Budget, *, measure: Measure | None = None,
                 progress((number + 1) / len(free))
     speedups: dict[Candidate, float] = {}
     while True:
-        chosen = fixed | _choose(bench, budget, options, fixed)
+        failure: InfeasibleBudget | None = None
+        try:
+            chosen = fixed | _choose(bench, budget, options, fixed)
+        except InfeasibleBudget as error:
+            if measure is None:
+                raise
+            failure = error
+            chosen = _strongest(budget, options)  # what the message says can be reached must be measured, too
         if measure is None:
             break
         speedups |= {c: _speedup(bench, c, measure) for c in chosen.values() if c not in speedups}
         slow = [c for name, c in chosen.items() if name not in fixed and speedups[c] < LEAST_SPEEDUP]
+        if failure is not None and not slow:
+            raise failure
         if not slow:
             break
         for candidate in slow:
             reasons[candidate.layer] = Ineligible(code="not_faster", reason=(
                 f"rank {candidate.ranks[0]} runs at {speedups[candidate]:.2f}x of the original layer, measured"))
             left = options[candidate.layer]
-            options[candidate.layer] = tuple(c for c in left if c.saved_macs > candidate.saved_macs)
+            options[candidate.layer] = tuple(c for c in left if c.strategy != candidate.strategy
+                                              or c.saved_macs > candidate.saved_macs)
     return Selection(layers=_planned(bench, chosen, speedups),
                      skipped=_skipped(bench, chosen, reasons, options, budget))
 
 
 def _choose(bench: Workbench, budget: Budget, options: Options, fixed: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    if budget.target_macs is None:
+        return _strongest(budget, options)
     if budget.max_error is not None:
         limit = budget.max_error
         options = {name: tuple(c for c in found if c.error <= limit) for name, found in options.items()}
-    if budget.target_macs is None:
-        best = {name: cheapest_within(found, 1.0) for name, found in options.items()}
-        return {name: c for name, c in best.items() if c is not None}
     total = sum(layer.spec.macs or 0 for layer in bench.layers.values())
     already = sum(c.saved_macs for c in fixed.values())
     try:
@@ -109,6 +118,13 @@ def _choose(bench: Workbench, budget: Budget, options: Options, fixed: Mapping[s
         raise InfeasibleBudget(
             f"--target-macs {budget.target_macs:g}: {bench.model.where} can go down to {1 - most / max(total, 1):.3f} "
             f"of its MACs{bound}; ask for more than that") from error
+
+
+def _strongest(budget: Budget, options: Options) -> dict[str, Candidate]:
+    """Of every layer the candidate that saves most within the error limit, if there is one."""
+    limit = 1.0 if budget.max_error is None else budget.max_error
+    best = {name: cheapest_within(found, limit) for name, found in options.items()}
+    return {name: c for name, c in best.items() if c is not None}
 
 
 def _refusals(bench: Workbench, allowed: set[str]) -> dict[str, Ineligible]:
@@ -146,7 +162,7 @@ def _planned(bench: Workbench, chosen: Mapping[str, Candidate],
              speedups: Mapping[Candidate, float]) -> tuple[PlannedLayer, ...]:
     return tuple(
         PlannedLayer(layer=name, strategy=c.strategy, ranks=c.ranks, error=c.error, before=layer.spec.cost,
-                     after=c.cost, speedup=speedups.get(c))
+                     after=c.cost, speedup=speedups.get(c), weighted=bench.is_weighted(layer))
         for name, layer in bench.layers.items() if (c := chosen.get(name)) is not None)
 
 

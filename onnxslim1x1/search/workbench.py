@@ -12,7 +12,9 @@ from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.layers import Layer, constants
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.linalg.moments import Moments
+from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.search.candidates import Candidate, eligible_families, rank_grid
+from onnxslim1x1.search.loss import LossModel
 from onnxslim1x1.spec import Factorization, Ineligible, Ints
 from onnxslim1x1.strategies import Decomposition, Strategy, by_name
 
@@ -24,14 +26,18 @@ class Workbench:
         model: where the weights are read from.
         layers: by name, in graph order.
         block: channel block; ranks are multiples of it.
+        loss_models: how the predicted loss of a layer maps to the measured one, by name.
     """
 
     def __init__(self, model: Model, layers: Sequence[Layer], *, block: int,
-                 moments: Mapping[str, Moments] | None = None) -> None:
+                 moments: Mapping[str, Moments] | None = None,
+                 weightings: Mapping[str, OutputWeighting] | None = None) -> None:
         self.model = model
         self.layers = {layer.name: layer for layer in layers}
         self.block = block
+        self.loss_models: dict[str, LossModel] = {}
         self._moments = moments or {}
+        self._weightings = dict(weightings or {})
         self._constants = constants(model)
         self._decompositions: dict[tuple[str, str], Decomposition] = {}
 
@@ -47,11 +53,32 @@ class Workbench:
         """
         key = (layer.name, strategy.name)
         if key not in self._decompositions:
-            weight, bias = self._values(layer.weight, layer), layer.bias and self._values(layer.bias, layer)
+            weight = self._values(layer.weight, layer)
+            bias = None if layer.bias is None else self._values(layer.bias, layer)
             self._decompositions[key] = strategy.decompose(
-                layer.spec, weight, None if layer.bias is None else np.asarray(bias),
-                self._moments.get(layer.output))
+                layer.spec, weight, bias, self._moments.get(layer.output), self._weightings.get(layer.output))
         return self._decompositions[key]
+
+    def forget_weighting(self, layer: Layer) -> OutputWeighting:
+        """Treat all output directions of a layer alike from now on; returns the weighting that it had.
+
+        Raises:
+            KeyError: it had none.
+        """
+        self._drop(layer)
+        return self._weightings.pop(layer.output)
+
+    def restore_weighting(self, layer: Layer, weighting: OutputWeighting) -> None:
+        """Weigh the output directions of a layer from now on."""
+        self._drop(layer)
+        self._weightings[layer.output] = weighting
+
+    def _drop(self, layer: Layer) -> None:
+        self._decompositions = {k: v for k, v in self._decompositions.items() if k[0] != layer.name}
+
+    def is_weighted(self, layer: Layer) -> bool:
+        """Whether the output directions of a layer are weighted."""
+        return layer.output in self._weightings
 
     def candidates(self, layer: Layer) -> tuple[Candidate, ...]:
         """All families and ranks worth trying on a layer; none if it is ineligible.
@@ -72,8 +99,11 @@ class Workbench:
             RankError: a rank is out of range.
             ModelError: as in `decomposition`.
         """
-        error = self.decomposition(layer, strategy).error(ranks)
-        return Candidate.make(layer.name, layer.spec, strategy=strategy, ranks=ranks, error=error)
+        found = self.decomposition(layer, strategy)
+        loss = found.loss(ranks)
+        model = self.loss_models.get(layer.name)
+        return Candidate.make(layer.name, layer.spec, strategy, ranks, error=found.error(ranks),
+                              loss=model.predict(loss) if model else loss)
 
     def factors(self, layer: str, strategy: str, ranks: Ints) -> Factorization:
         """Factors of a layer.

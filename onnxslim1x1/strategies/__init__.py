@@ -2,9 +2,11 @@
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.strategies.base import Decomposition, Strategy
+from onnxslim1x1.strategies.expand import Expand
 from onnxslim1x1.strategies.reduce import Reduce
+from onnxslim1x1.strategies.spatial import Spatial
 
-STRATEGIES: tuple[Strategy, ...] = (Reduce(),)
+STRATEGIES: tuple[Strategy, ...] = (Reduce(), Expand(), Spatial())
 
 
 def by_name(name: str) -> Strategy:

@@ -6,16 +6,18 @@ no weights; `decompose` does the spectral work once, and the `Decomposition` ans
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import RankError
-from onnxslim1x1.spec import ConvFactor, ConvSpec, Cost, Factorization, Ineligible, Ints, Spectrum
+from onnxslim1x1.spec import EXPLICIT_PADS, ConvFactor, ConvSpec, Cost, Factorization, Ineligible, Ints, Spectrum
 
 if TYPE_CHECKING:
     from onnxslim1x1.linalg.moments import Moments
+    from onnxslim1x1.linalg.weighting import OutputWeighting
 
 Array = NDArray[Any]
 
@@ -30,6 +32,14 @@ class Decomposition(Protocol):
 
     def error(self, ranks: Ints) -> float:
         """Relative error at `ranks`, of the outputs where data was given, else of the weights; cheap.
+
+        Raises:
+            RankError: a rank is out of range.
+        """
+        ...
+
+    def loss(self, ranks: Ints) -> float:
+        """Predicted loss of the network at `ranks` with an output weighting, else the squared error; cheap.
 
         Raises:
             RankError: a rank is out of range.
@@ -66,7 +76,7 @@ class Strategy(Protocol):
         ...
 
     def decompose(self, spec: ConvSpec, weight: Array, bias: Array | None = None,
-                  statistics: Moments | None = None) -> Decomposition:
+                  statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> Decomposition:
         """Do the work that all ranks share.
 
         Args:
@@ -75,8 +85,48 @@ class Strategy(Protocol):
             bias: (O,) or None.
             statistics: moments of the input patches (see `patch_matrix` for their order), or None for a
                 factorisation of the weights alone.
+            weighting: how much the loss depends on each output direction, or None for equally.
         """
         ...
+
+
+def spatial_refusal(spec: ConvSpec) -> Ineligible | None:
+    """Why no family that divides a spatial kernel can serve a geometry, or None."""
+    if spec.transposed:
+        return Ineligible(code="transposed", reason="a transposed convolution has no such factorisation yet")
+    if not spec.kernel:
+        return Ineligible(code="dense", reason="a dense layer has no spatial kernel to divide")
+    if spec.is_depthwise:
+        return Ineligible(code="depthwise", reason="a depthwise convolution mixes no channels")
+    if spec.groups > 1:
+        return Ineligible(code="grouped", reason=f"{spec.groups} groups: only ungrouped layers are factorised")
+    if spec.is_pointwise:
+        return Ineligible(code="pointwise", reason="a 1x1 kernel has no positions to divide")
+    return None
+
+
+def divided_chain(spec: ConvSpec, axes: Ints, rank: int) -> tuple[ConvSpec, ConvSpec]:
+    """Two convolutions, the first with the kernel's `axes` to `rank` channels, the second with the other axes.
+
+    Each keeps stride, padding and dilation on its own axes. Only the last has a bias: zero padding between the
+    factors must stay zero.
+    """
+    rest = tuple(a for a in range(len(spec.kernel)) if a not in axes)
+    first = _restricted(spec, axes, in_channels=spec.in_channels, out_channels=rank)
+    second = _restricted(spec, rest, in_channels=rank, out_channels=spec.out_channels)
+    return replace(first, bias=False), replace(second, in_size=first.out_size, bias=True)
+
+
+def _restricted(spec: ConvSpec, axes: Ints, *, in_channels: int, out_channels: int) -> ConvSpec:
+    """The convolution on some axes only; the others get kernel 1, stride 1 and no padding."""
+    width = len(spec.kernel)
+
+    def only(values: Ints, other: int) -> Ints:
+        return tuple(v if i % width in axes else other for i, v in enumerate(values))
+
+    return ConvSpec(in_channels=in_channels, out_channels=out_channels, kernel=only(spec.kernel, 1),
+                    stride=only(spec.stride, 1), dilation=only(spec.dilation, 1), pads=only(spec.pads, 0),
+                    auto_pad=spec.auto_pad if axes else EXPLICIT_PADS, in_size=spec.in_size, batch=spec.batch)
 
 
 def require_ranks(strategy: Strategy, spec: ConvSpec, ranks: Ints) -> None:

@@ -54,10 +54,15 @@ def test_half_of_the_work_is_gone(slimmed):
     weights = {t.name: tuple(t.dims) for t in onnx.load(slimmed.output).graph.initializer}
     graph = onnx.load(slimmed.output).graph
     shapes = {node.name: weights[node.input[1]] for node in graph.node if node.op_type == "Conv"}
+    makers = {node.output[0]: node.name for node in graph.node}
+    inputs = {node.name: node.input[0] for node in graph.node}
     for planned in slimmed.plan.layers:
-        (rank,) = planned.ranks
-        assert shapes[f"{planned.layer}/reduce"][0] == shapes[planned.layer][1] == rank
-        assert rank % slimmed.plan.block == 0
+        name = planned.layer
+        for rank in reversed(planned.ranks):  # every seam has its rank, from the last factor backwards
+            assert shapes[name][1] == rank
+            name = makers[inputs[name]]
+            assert shapes[name][0] == rank
+        assert all(rank % slimmed.plan.block == 0 for rank in planned.ranks)
 
 
 def test_the_answers_are_as_right_as_before(slimmed):

@@ -75,7 +75,7 @@ def test_nested_values_keep_the_order_of_their_fields():
                          after=Cost(params=7, macs=6))
     assert json.dumps(jsonable(layer), allow_nan=False) == (
         '{"layer": "conv", "strategy": "reduce", "ranks": [8], "error": null, "before": {"params": 9, "macs": 8}, '
-        '"after": {"params": 7, "macs": 6}, "speedup": null}')
+        '"after": {"params": 7, "macs": 6}, "speedup": null, "weighted": false}')
     assert jsonable(Budget(ranks={"a": 3}))["ranks"] == {"a": 3}
     spec = ConvSpec.make(3, 5, kernel=(3, 2), in_size=(9, 7))
     assert jsonable(spec)["pads"] == [0, 0, 0, 0]

@@ -16,9 +16,9 @@ DRAWN = settings(derandomize=True, deadline=None, database=None, max_examples=80
 STEPS = 10_000  # savings are rounded down to this part of the target
 
 
-def candidate(layer, rank, saved, error):
+def candidate(layer, rank, saved, error, loss=None):
     return Candidate(layer=layer, strategy="reduce", ranks=(rank,), cost=Cost(params=rank, macs=1000 - saved),
-                     saved_macs=saved, error=error)
+                     saved_macs=saved, error=error, loss=error**2 if loss is None else loss)
 
 
 def table(rows):
@@ -93,6 +93,12 @@ def test_the_obvious_greedy_choice_is_not_taken():
 def test_two_small_errors_are_better_than_a_large_one():
     chosen = allocate(table([[(50, 0.1), (100, 0.4)], [(50, 0.2), (100, 0.5)]]), 100)
     assert {name: c.error for name, c in chosen.items()} == {"conv0": 0.1, "conv1": 0.2}
+
+
+def test_the_loss_decides_and_not_the_error():
+    candidates = {"a": (candidate("a", 1, 50, error=0.1, loss=3.0),),
+                  "b": (candidate("b", 1, 50, error=0.9, loss=2.0),)}
+    assert set(allocate(candidates, 50)) == {"b"}
 
 
 @pytest.mark.parametrize("target", [3, 6, 7, 9, 11, 13, 17, 19, 21, 23])

@@ -96,13 +96,15 @@ def test_a_long_grid_is_thinned_evenly(channels, block):
 @pytest.mark.parametrize("channels", [8, 11, 17, 20, 23])
 def test_too_narrow_names_the_block_and_the_break_even_rank(channels):
     spec = ConvSpec.make(channels, 9, kernel=(3, 2), in_size=(13, 8), stride=(2, 1), pads=(1, 0, 1, 1))
-    limit = max(saving_ranks(STRATEGIES[0], spec))
+    limits = {strategy: max(saving_ranks(strategy, spec)) for strategy in STRATEGIES}
+    limit = max(limits.values())
     refused = eligible_families(spec, limit + 1)
     assert isinstance(refused, Ineligible)
     assert refused.code == "too_narrow"
     assert str(limit + 1) in refused.reason
     assert f"rank {limit})" in refused.reason
-    assert eligible_families(spec, limit) == STRATEGIES
+    for block in set(limits.values()):
+        assert eligible_families(spec, block) == tuple(s for s in STRATEGIES if limits[s] >= block)
 
 
 @pytest.mark.parametrize(("code", "spec"), [
@@ -111,7 +113,7 @@ def test_too_narrow_names_the_block_and_the_break_even_rank(channels):
     ("depthwise", ConvSpec.make(64, 64, kernel=(3, 5), in_size=(9, 7), groups=64)),
     ("grouped", ConvSpec.make(64, 48, kernel=(3, 5), in_size=(9, 7), groups=4)),
     ("transposed", ConvSpec.make(64, 48, kernel=(3, 5), in_size=(9, 7), transposed=True)),
-    ("few_channels", ConvSpec.make(1, 48, kernel=(3, 5), in_size=(9, 7))),
+    ("few_channels", ConvSpec.make(1, 1, kernel=(5, 1), in_size=(9, 7))),
 ])
 def test_a_geometry_that_no_family_serves_keeps_its_own_reason(code, spec):
     refused = eligible_families(spec, 1)
@@ -119,23 +121,31 @@ def test_a_geometry_that_no_family_serves_keeps_its_own_reason(code, spec):
     assert refused.code == code
 
 
+def test_what_one_family_declines_another_may_serve():
+    one_channel = ConvSpec.make(1, 48, kernel=(3, 5), in_size=(9, 7))
+    assert [s.name for s in eligible_families(one_channel, 1)] == [
+        s.name for s in STRATEGIES if s.check(one_channel) is None and saving_ranks(s, one_channel)] != []
+
+
 @DRAWN
 @given(convolutions(), st.data())
 def test_a_candidate_counts_what_it_saves(spec, data):
     for strategy in families(spec):
         rank = data.draw(st.integers(1, strategy.max_ranks(spec)[0]))
-        found = Candidate.make("conv", spec, strategy=strategy, ranks=(rank,), error=0.25)
+        found = Candidate.make("conv", spec, strategy, (rank,), error=0.25)
         factors = strategy.chain(spec, (rank,))
         params = sum(math.prod(f.weight_shape) + (f.out_channels if f.bias else 0) for f in factors)
         macs = sum(f.batch * math.prod(f.weight_shape) * math.prod(f.out_size) for f in factors)
         assert found.cost == Cost(params=params, macs=macs)
         assert found.saved_macs == spec.macs - macs
         assert (found.layer, found.strategy, found.ranks, found.error) == ("conv", strategy.name, (rank,), 0.25)
+        assert found.loss == 0.0625  # the squared error where nothing better is known
+        assert Candidate.make("conv", spec, strategy, (rank,), error=0.25, loss=0.75).loss == 0.75
 
 
 def candidate(saved, error):
     return Candidate(layer="conv", strategy="reduce", ranks=(1,), cost=Cost(params=1, macs=1), saved_macs=saved,
-                     error=error)
+                     error=error, loss=error**2)
 
 
 @pytest.mark.parametrize(("limit", "saved"), [

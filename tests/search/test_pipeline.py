@@ -160,9 +160,9 @@ def test_measurements_run_as_the_options_say(path, machine):
 
 
 @pytest.mark.parametrize(("budget", "fitted"), [
-    (Budget(), {"c1", "c2"}),  # the stem has 3 channels, fewer than a block
+    (Budget(), {"n0", "c1", "c2"}),
     (Budget(include=("late",)), {"c2"}),
-    (Budget(exclude=("late",)), {"c1"}),
+    (Budget(exclude=("late",)), {"n0", "c1"}),
     (Budget(ranks={"wide": 7}), {"c1"}),
     (Budget(ranks={"wide": 7}, max_error=0.2, include=("late",)), {"c1", "c2"}),
     (Budget(ranks={"stem": 2}), {"n0"}),
@@ -339,4 +339,5 @@ def test_planned_layers_are_what_was_applied(path):
     assert result.applied
     assert all(isinstance(p, PlannedLayer) for p in result.applied)
     names = [n.name for n in result.proto.graph.node if n.op_type == "Conv"]
-    assert [n for n in names if n.endswith("/reduce")] == [f"{p.layer}/reduce" for p in result.applied]
+    first = {"reduce": "reduce", "expand": "kernel", "spatial": "first"}  # the last factor keeps the layer's name
+    assert [n for n in names if "/" in n] == [f"{p.layer}/{first[p.strategy]}" for p in result.applied]

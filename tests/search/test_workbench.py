@@ -62,7 +62,8 @@ def test_candidates_are_the_grid(block):
     bench = opened(block)
     for name in ("a", "y"):
         layer = bench.layers[name]
-        assert [c.ranks for c in bench.candidates(layer)] == list(rank_grid(REDUCE, layer.spec, block))
+        assert [(c.strategy, c.ranks) for c in bench.candidates(layer)] == [
+            (s.name, ranks) for s in STRATEGIES for ranks in rank_grid(s, layer.spec, block)]
         assert bench.candidates(layer)
 
 

@@ -32,6 +32,7 @@ GEOMETRIES = {
                                       in_size=(7, 16), bias=False, batch=3),
     "3d": ConvSpec.make(5, 4, kernel=(2, 3, 1), stride=(1, 2, 3), dilation=(3, 2, 1), pads=(0, 1, 2, 3, 4, 0),
                         in_size=(6, 7, 8)),
+    "3d full": ConvSpec.make(3, 4, kernel=(2, 3, 4), stride=(1, 2, 1), pads=(0, 1, 2, 1, 0, 1), in_size=(5, 7, 6)),
     "same upper": ConvSpec.make(6, 5, kernel=(4, 3), stride=(3, 2), auto_pad="SAME_UPPER", in_size=(11, 14), batch=2),
     "same lower": ConvSpec.make(6, 5, kernel=(4, 3), stride=(3, 2), auto_pad="SAME_LOWER", in_size=(11, 14)),
     "valid": ConvSpec.make(4, 6, kernel=(2, 5), stride=(3, 1), dilation=(4, 2), pads=(9, 9, 9, 9), auto_pad="VALID",
@@ -238,7 +239,9 @@ def test_the_error_falls_as_the_rank_rises(family, name, data):
     assert errors[-1] == pytest.approx(0, abs=1e-6)
     assert (np.diff(errors) < 0).all()
     assert errors[0] < 1
-    assert [decomposition.truncate(ranks).error for ranks in rank_ladder(family, spec)] == errors
+    # a solve that was extended to more ranks rounds differently; at full rank that is the root of float64 rounding
+    assert [decomposition.truncate(ranks).error for ranks in rank_ladder(family, spec)] == pytest.approx(
+        errors, rel=1e-9, abs=1e-7)
 
 
 @WITH_DATA

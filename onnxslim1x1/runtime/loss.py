@@ -1,0 +1,60 @@
+"""The loss of a rewritten model against its original on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxslim1x1.graph.model import Model
+from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
+from onnxslim1x1.runtime.compare import kl_divergence, looks_like_classifier
+from onnxslim1x1.runtime.session import create_session, run, session_options
+
+_BATCH = 16
+
+
+class HeldOutLoss:
+    """Mean loss of a model over a few images whose original outputs are known.
+
+    For class scores the Kullback-Leibler divergence KL(original || rewritten) in nats, for other outputs the squared
+    error relative to the variance of the original; the mean over the outputs.
+    """
+
+    def __init__(self, original: Model, data: Batches, *, threads: int = 0) -> None:
+        self._threads = threads
+        self._fixed = fixed_batch(original)
+        self._batches: list[Mapping[str, NDArray[Any]]] = list(data.batches(self._fixed or _BATCH))
+        self._outputs = [o.name for o in original.proto.graph.output]
+        self._expected = self._run(original)
+
+    def __call__(self, model: Model) -> float:
+        """Loss of a model; infinite if an output is not finite.
+
+        Raises:
+            RuntimeFailure: onnxruntime cannot run it.
+        """
+        found = self._run(model)
+        losses = [_loss(want, have) for want, have in zip(self._expected, found, strict=True)]
+        return float(np.mean(losses))
+
+    def _run(self, model: Model) -> list[NDArray[Any]]:
+        session = create_session(model.source, options=session_options(threads=self._threads), where=model.where)
+        parts = []
+        for batch in self._batches:
+            count = len(next(iter(batch.values())))
+            found = run(session, padded(batch, self._fixed), outputs=self._outputs)
+            parts.append([values[:count] for values in found])
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _loss(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    if not np.isfinite(found.astype(np.float64)).all():
+        return float("inf")
+    if looks_like_classifier(expected.shape):
+        rows = len(expected)
+        return float(kl_divergence(expected.reshape(rows, -1), found.reshape(rows, -1)).mean())
+    difference = found.astype(np.float64) - expected
+    return float((difference**2).mean() / max(float(expected.astype(np.float64).var()), 1e-30))

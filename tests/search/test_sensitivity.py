@@ -1,0 +1,104 @@
+"""Sensitivities from a judge that only pretends to measure; the swaps that it gets to see are real."""
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+
+from onnxslim1x1.graph.layers import find_layers
+from onnxslim1x1.graph.model import load
+from onnxslim1x1.graph.shapes import infer_shapes
+from onnxslim1x1.linalg.weighting import OutputWeighting
+from onnxslim1x1.search.sensitivity import measure_sensitivities
+from onnxslim1x1.search.workbench import Workbench
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 16, 9, 11] x) => (float[1, 12, 9, 11] y) {
+  [a] a = Conv <pads = [1, 1, 1, 1]> (x, a_w)
+  [p] p = Conv (a, p_w)
+  [b] y = Conv <pads = [1, 1, 1, 1]> (p, b_w)
+}"""
+
+
+def bench_of(*, weighted=()):
+    rng = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(TEXT)
+    for name, shape in {"a_w": (20, 16, 3, 3), "p_w": (16, 20, 1, 1), "b_w": (12, 16, 3, 3)}.items():
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    model = load(proto)
+    layers = find_layers(model, infer_shapes(model).tensors)
+    weightings = {x.output: OutputWeighting(covariance=np.diag(np.linspace(0.01, 1, x.spec.out_channels)))
+                  for x in layers if x.name in weighted}
+    return Workbench(model, layers, block=4, weightings=weightings)
+
+
+class Judge:
+    """Answers what it is told to, in turn, and remembers the names of the convolutions of every model."""
+
+    def __init__(self, answers):
+        self.answers, self.seen = list(answers), []
+
+    def __call__(self, model):
+        self.seen.append([n.name for n in model.proto.graph.node])
+        return self.answers.pop(0)
+
+
+def test_two_swaps_of_one_layer_at_a_time_fix_its_loss_model():
+    bench = bench_of()
+    plain = {c: c.loss for n in "ab" for c in bench.candidates(bench.layers[n])}
+    judge, told = Judge([0.1, 0.4, 1.0, 2.0]), []
+    measure_sensitivities(bench, [bench.layers["a"], bench.layers["b"]], judge, progress=told.append)
+    assert told == [0.5, 1.0]
+    for swapped, names in zip("aabb", judge.seen, strict=True):
+        assert len(names) == 4  # three layers, one of them in two factors
+        assert {n.split("/")[0] for n in names if "/" in n} == {swapped}
+    assert set(bench.loss_models) == {"a", "b"}
+    for old, before in plain.items():
+        new = next(c for c in bench.candidates(bench.layers[old.layer])
+                   if (c.strategy, c.ranks) == (old.strategy, old.ranks))
+        assert new.loss == bench.loss_models[old.layer].predict(before)
+        assert new.error == old.error
+
+
+def test_the_fitted_curve_passes_through_what_was_measured():
+    bench = bench_of()
+    layer = bench.layers["a"]
+    limits = [f * layer.spec.macs for f in (0.65, 0.35)]
+    probes = [min((c for c in bench.candidates(layer) if c.cost.macs <= m), key=lambda c: c.loss) for m in limits]
+    mild, strong = (p.loss for p in probes)
+    assert mild < strong
+    measure_sensitivities(bench, [layer], Judge([2 * mild**1.2, 2 * strong**1.2]))
+    model = bench.loss_models["a"]
+    assert (model.scale, model.exponent) == (pytest.approx(2), pytest.approx(1.2))
+
+
+def test_layers_without_candidates_are_not_measured():
+    bench, told = bench_of(), []
+    measure_sensitivities(bench, [bench.layers["p"]], Judge([]), progress=told.append)
+    assert bench.loss_models == {}
+    assert told == [1.0]
+
+
+def test_a_weighting_that_predicts_well_is_kept_without_further_swaps():
+    bench = bench_of(weighted="a")
+    judge = Judge([1e-9, 1e-9])
+    measure_sensitivities(bench, [bench.layers["a"]], judge)
+    assert bench.is_weighted(bench.layers["a"])
+    assert len(judge.seen) == 2
+
+
+@pytest.mark.parametrize(("without", "weighted", "swaps"), [(0.999e6, False, 4), (1.001e6, True, 3)])
+def test_a_weighting_that_misjudges_stays_only_where_it_is_still_better(without, weighted, swaps):
+    bench = bench_of(weighted="a")
+    layer = bench.layers["a"]
+    strict = bench.candidates(layer)
+    judge = Judge([0.5e6, 1e6, without, 0.3e6])
+    measure_sensitivities(bench, [layer], judge)
+    assert bench.is_weighted(layer) == weighted
+    assert len(judge.seen) == swaps
+    bench.loss_models.clear()
+    assert (bench.candidates(layer) == strict) == weighted  # the decompositions follow
+    if not weighted:
+        assert bench.candidates(layer) == bench_of().candidates(bench_of().layers["a"])
