@@ -15,18 +15,22 @@ if TYPE_CHECKING:
         RewritePlan,
         RunOptions,
         SlimResult,
+        Steps,
         ValidationSettings,
         analyze,
         apply,
+        load_plan,
         plan,
+        save_plan,
         slim,
         validate,
     )
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "ValidationSettings",
-           "__version__", "analyze", "apply", "plan", "slim", "validate"]
+__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "Steps",
+           "ValidationSettings", "__version__", "analyze", "apply", "load_plan", "plan", "save_plan", "slim",
+           "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ Each takes a path or an `onnx.ModelProto` and returns frozen values. Options tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,11 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from onnxslim1x1.errors import PlanMismatchError
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save
 from onnxslim1x1.graph.shapes import Shapes
+from onnxslim1x1.runtime.compare import looks_like_classifier
+from onnxslim1x1.runtime.blas import limited_blas
 from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
 from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
@@ -25,10 +27,10 @@ from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
 from onnxslim1x1.search.analysis import Analysis, layer_profiles
 from onnxslim1x1.search.pipeline import (
-    FROM_WEIGHTS,
     Calibration,
     RewriteResult,
     Subject,
+    factors_of,
     make_plan,
     measured,
     model_cost,
@@ -37,6 +39,17 @@ from onnxslim1x1.search.pipeline import (
     workbench,
 )
 from onnxslim1x1.search.plan import Budget, RewritePlan
+from onnxslim1x1.search.plan_check import (
+    blaming,
+    differences,
+    planned_data,
+    refreshed,
+    require_data,
+    require_fit,
+    require_model,
+)
+from onnxslim1x1.search.plan_file import load_plan, save_plan
+from onnxslim1x1.search.reconstruction import Steps
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost
 
@@ -137,52 +150,69 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
         layers=found, profile=profile, warnings=warnings)
 
 
-def plan(source: Source, budget: Budget | None = None, *, calibration: DataOptions | None = None,
-         run: RunOptions | None = None) -> RewritePlan:
+def plan(source: Source, budget: Budget | None = None, *, output: Path | str | None = None,
+         calibration: DataOptions | None = None, run: RunOptions | None = None) -> RewritePlan:
     """Decide which layers to rewrite, and how, without doing it.
 
     Args:
         source: path or model.
         budget: what to reach; by default a small error per layer.
+        output: plan file to write.
         calibration: real inputs, unlabelled.
         run: threads, provider, shapes, seed and progress.
 
     Raises:
+        OutputError: the plan file cannot be written.
         ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
         UnknownLayerError, RankError, InfeasibleBudget: the request cannot be met.
     """
-    options = run or RunOptions()
-    return make_plan(Subject.of(load(source), options), budget or Budget(), calibration, options)[0]
+    options, model = run or RunOptions(), load(source)
+    _require_output(output, model, calibration.path if calibration else None, example="plan.json")
+    made = make_plan(Subject.of(model, options), budget or Budget(), calibration, options).plan
+    if output is not None:
+        save_plan(made, output)
+    return made
 
 
-def apply(source: Source, plan: RewritePlan, *, calibration: DataOptions | None = None,
-          run: RunOptions | None = None) -> RewriteResult:
+def apply(source: Source, plan: RewritePlan | str | Path, output: Path | str | None = None, *,
+          calibration: DataOptions | Path | str | None = None, run: RunOptions | None = None) -> RewriteResult:
     """Carry out a plan.
+
+    Only layers, families, ranks and weightings count; errors and costs are computed anew, in case it was edited.
 
     Args:
         source: the model that the plan was made for.
-        plan: layers, families and ranks.
-        calibration: the inputs that the factors are fitted to; needed if the plan was made with some.
-        run: threads, provider, shapes and progress; the seed is that of the plan.
+        plan: the plan, or its file.
+        output: model file to write.
+        calibration: the images that the plan was made with, or where they are now; by default where they were then.
+        run: threads (0: as many as the plan says) and progress; everything else is that of the plan.
 
     Raises:
-        PlanMismatchError: the plan was made for another model, or with data where there is none now.
-        ModelError, DataError, RuntimeFailure, OptionError, RankError: an input cannot be used.
+        PlanMismatchError: the plan cannot be read, does not fit the model, or was made for another model or data.
+        OutputError: the output cannot be written.
+        ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
     """
-    options = replace(run or RunOptions(), seed=plan.seed)
-    model = load(source)
-    digest = model.sha256()
-    if digest != plan.model_sha256:
-        raise PlanMismatchError(f"{model.where}: its SHA-256 {digest[:12]}... is not that of the plan, "
-                                f"{plan.model_sha256[:12]}...; make a plan for this model")
-    if (calibration is None) != (plan.data == FROM_WEIGHTS):
-        raise PlanMismatchError(f"{model.where}: the plan was made from {plan.data}; give the same calibration data")
-    subject = Subject.of(model, options)
-    wanted = {layer.layer: layer.weighted for layer in plan.layers}
-    data = None if calibration is None else Calibration.of(calibration, subject)
-    bench = workbench(subject, [x for x in subject.layers if x.name in wanted], data, options,
-                      weighed=[x for x in subject.layers if wanted.get(x.name)])
-    return rewrite(subject, plan, bench)
+    where = "plan" if isinstance(plan, RewritePlan) else str(plan)
+    asked = plan if isinstance(plan, RewritePlan) else load_plan(plan)
+    options, model = asked.run_options(run), load(source)
+    chosen = planned_data(asked, calibration, where)
+    _require_output(output, model, chosen.path if chosen else None, None if isinstance(plan, RewritePlan) else plan)
+    require_model(asked, model)
+    with blaming(where):
+        subject = Subject.of(model, options)
+        require_fit(asked, subject.layers, where)
+        data = None if chosen is None else Calibration.of(chosen, subject)
+    if data is not None:
+        require_data(asked, data.record, where)
+    wanted = {layer.layer: layer.weighted for layer in asked.layers}
+    with limited_blas(asked.blas_threads):
+        bench = workbench(subject, [x for x in subject.layers if x.name in wanted], data, options,
+                          weighed=[x for x in subject.layers if wanted.get(x.name)])
+        fresh = refreshed(asked, subject, bench)
+        done = rewrite(subject, fresh, factors_of(fresh, bench, data, options))
+    if output is not None:
+        _write(model, done, Path(output))
+    return replace(done, notes=subject.shapes.notes + done.notes + differences(asked, environment()))
 
 
 def validate(original: Source, rewritten: Source, *, data: DataOptions | None = None,
@@ -213,7 +243,7 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
 
 def slim(source: Source, output: Path | str | None = None, *, budget: Budget | None = None,
          calibration: DataOptions | None = None, run: RunOptions | None = None,
-         check: Check | None = DEFAULT_CHECK) -> SlimResult:
+         check: Check | None = DEFAULT_CHECK, steps: Steps | None = None) -> SlimResult:
     """Make a model faster: plan, apply, validate and save.
 
     A rewrite that is not measurably faster is taken back (with an explicit target only if it is measurably slower),
@@ -226,6 +256,7 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
         calibration: real inputs that the factors are fitted to, unlabelled.
         run: threads, provider, shapes, seed and progress.
         check: how the result is validated; None skips it.
+        steps: which steps of the reconstruction may be tried; all of them by default.
 
     Raises:
         OutputError: the output cannot be written.
@@ -235,18 +266,17 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
     options, wanted = run or RunOptions(), budget or Budget()
     target = None if output is None else Path(output)
     model = load(source)
-    if target is not None:
-        require_writable(target, model.path, *model.external_files())
+    _require_output(target, model)
     subject = Subject.of(model, options)
-    made, bench = make_plan(subject, wanted, calibration, options)
-    done = rewrite(subject, made, bench)
-    del bench  # its factorisations are as large as the statistics
+    found = make_plan(subject, wanted, calibration, options, steps)
+    made, done = found.plan, rewrite(subject, found.plan, found.factors)
     report, unchanged = None, None if done.changed else "no layer is worth rewriting"
     with _draft(target, wanted=target is not None or check is not None) as draft:
         if draft:
             _write(subject.source, done, draft)
         if draft and check:
-            report = validate(source, draft, data=check.data or calibration, run=options, settings=check.settings)
+            report = validate(source, draft, data=check.data or calibration, run=options,
+                              settings=_promised(check, wanted, subject))
             if unchanged is None and (unchanged := not_faster(report, wanted)):
                 copy_unchanged(subject.source, draft)
             if not (unchanged or report.passed or check.keep_failed):
@@ -259,12 +289,27 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
                       warnings=subject.shapes.notes + done.notes + (() if calibration or not check else (NO_DATA,)))
 
 
+def _promised(check: Check, budget: Budget, subject: Subject) -> ValidationSettings:
+    """The settings of a check; what the budget promises about accuracy is a gate on data of its own.
+
+    On the calibration images themselves it is not: there it was kept on those that nothing was fitted to.
+    """
+    if budget.max_drop is None or check.data is None:
+        return check.settings
+    shapes = [subject.shapes.tensors.get(o.name) for o in subject.prepared.model.proto.graph.output]
+    scores = any(shape is not None and looks_like_classifier(shape) for shape in shapes)
+    known = check.settings.tolerance
+    changed = replace(known, max_drop=budget.max_drop) if scores else replace(
+        known, min_snr_db=max(known.min_snr_db or -math.inf, -10 * math.log10(budget.max_drop)))
+    return replace(check.settings, tolerance=changed)
+
+
 def not_faster(report: ValidationReport, budget: Budget) -> str | None:
     """Why a rewrite is not worth keeping, or None if it is."""
     found = report.latency
     if found is None or found.verdict == "faster":
         return None
-    explicit = budget.ranks or budget.target_macs
+    explicit = budget.ranks or budget.has_target
     if explicit and found.verdict != "slower":
         return None
     return (f"the rewritten model ran at {found.speedup:.2f}x ({found.speedup_low:.2f} to {found.speedup_high:.2f}) of "
@@ -276,6 +321,14 @@ def _profile(model: Model, shapes: Shapes, options: RunOptions) -> ModelProfile:
     feeds = random_feeds(model_inputs(model, shapes), seed=options.seed)
     return profile_model(model.inlined(), feeds, settings=settings, where=model.where,
                          progress=options.stage("profiling"))
+
+
+def _require_output(output: Path | str | None, model: Model, *inputs: Path | str | None,
+                    example: str = "model.onnx") -> None:
+    """Fail before the work if a file cannot be written, or is one of the files that are read."""
+    if output is not None:
+        require_writable(Path(output), model.path, *model.external_files(), *(Path(i) for i in inputs if i),
+                         example=example)
 
 
 @contextmanager
@@ -309,5 +362,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
         yield None
 
 
-__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "ValidationSettings", "analyze",
-           "apply", "plan", "slim", "validate"]
+__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "Steps", "ValidationSettings",
+           "analyze", "apply", "load_plan", "plan", "save_plan", "slim", "validate"]

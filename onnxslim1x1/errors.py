@@ -31,7 +31,7 @@ class InfeasibleBudget(SlimError):
 
 
 class PlanMismatchError(SlimError):
-    """A plan was made for another model or by an incompatible version."""
+    """A plan cannot be read or carried out: damaged, of a newer version, or made for another model or other data."""
 
 
 class DataError(SlimError):

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from onnxslim1x1.cli.output import note
 from onnxslim1x1.cli.parsing import parse_dims, parse_floats, parse_fraction, parse_ranks, parse_shape, parse_size
 from onnxslim1x1.errors import OptionError
 
 if TYPE_CHECKING:
     from onnxslim1x1.runtime.options import DataOptions, RunOptions
     from onnxslim1x1.runtime.preprocess import Preprocess
+    from onnxslim1x1.runtime.store import Store
     from onnxslim1x1.runtime.validate import ValidationSettings
     from onnxslim1x1.search.plan import Budget
 
 ModelArgument = Annotated[Path, typer.Argument(help="ONNX model.", show_default=False)]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
+CalibrationOption = Annotated[Path | None, typer.Option(
+    help="Images to fit to, without labels: a folder, .npy or .npz.")]
+CacheOption = Annotated[Path | None, typer.Option(
+    help="Folder for what is kept between runs (default: $ONNXSLIM1X1_CACHE, else the user's cache folder).")]
 Progress = Callable[[str, float], None]
 
 
@@ -53,28 +61,39 @@ class RunFlags:
     dim: Annotated[list[str] | None, typer.Option(
         help="Sizes of free dimensions: batch=1,height=224; repeatable.")] = None
     seed: Annotated[int, typer.Option(help="Seed of random inputs and of sampled statistics.", min=0)] = 0
+    cache: CacheOption = None
+    no_cache: Annotated[bool, typer.Option(
+        "--no-cache", help="Measure everything anew, and keep nothing for the next run.")] = False
 
     def options(self, progress: Progress | None) -> RunOptions:
         """As a value of the API.
 
         Raises:
-            OptionError: a text is malformed.
+            OptionError: a text is malformed, or two options contradict each other.
         """
         from onnxslim1x1.runtime.options import RunOptions
 
         return RunOptions(threads=self.threads, provider=self.provider, dims=parse_dims(self.dim or []),
                           input_shapes=dict(map(parse_shape, self.input_shape or [])), seed=self.seed,
-                          progress=progress)
+                          progress=progress, store=self.store())
+
+    def store(self) -> Store:
+        """Where results are kept between runs.
+
+        Raises:
+            OptionError: a folder is named for what is not to be kept.
+        """
+        from onnxslim1x1.runtime.store import NO_STORE, user_store
+
+        if self.no_cache and self.cache is not None:
+            raise OptionError(f"--cache {self.cache}: contradicts --no-cache; drop one of the two")
+        return NO_STORE if self.no_cache else user_store(self.cache, warn=partial(note, kind="warning"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DataFlags:
-    """Which images, and what is done to them."""
+class ImageFlags:
+    """How many images, and what is done to them."""
 
-    data: Annotated[Path | None, typer.Option(
-        help="Images to compare on: a folder, .npy or .npz (random inputs without it).")] = None
-    labels: Annotated[Path | None, typer.Option(
-        help="Class indices for --data: a CSV with file,label, .npy or .npz.")] = None
     limit: Annotated[int | None, typer.Option(help="At most so many images, evenly spread.", min=1)] = None
     preprocess: Annotated[str | None, typer.Option(
         help="imagenet, cifar10, imagenet-caffe, unit or raw (default: unit for 8-bit images, else raw).")] = None
@@ -102,18 +121,8 @@ class DataFlags:
                   for name, text in texts.items() if text is not None}
         return preprocess(self.preprocess, **values)
 
-    def options(self) -> DataOptions | None:
-        """Where inputs to compare on come from, or None.
-
-        Raises:
-            OptionError: labels without data, or a malformed text.
-        """
-        if self.data is None and self.labels is not None:
-            raise OptionError(f"--labels {self.labels}: labels need the images they belong to; give --data")
-        return self.other(self.data, self.labels)
-
     def other(self, path: Path | None, labels: Path | None = None) -> DataOptions | None:
-        """The same treatment for other images, or None without any.
+        """The same treatment for the images at a path, or None without any.
 
         Raises:
             OptionError: a malformed text.
@@ -127,6 +136,26 @@ class DataFlags:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DataFlags(ImageFlags):
+    """Which images to compare on, and what is done to them."""
+
+    data: Annotated[Path | None, typer.Option(
+        help="Images to compare on: a folder, .npy or .npz (random inputs without it).")] = None
+    labels: Annotated[Path | None, typer.Option(
+        help="Class indices for --data: a CSV with file,label, .npy or .npz.")] = None
+
+    def options(self) -> DataOptions | None:
+        """Where inputs to compare on come from, or None.
+
+        Raises:
+            OptionError: labels without data, or a malformed text.
+        """
+        if self.data is None and self.labels is not None:
+            raise OptionError(f"--labels {self.labels}: labels need the images they belong to; give --data")
+        return self.other(self.data, self.labels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetFlags:
     """How far a rewrite may go."""
 
@@ -135,6 +164,14 @@ class BudgetFlags:
              "(default: 0.1 with calibration data, 0.05 without).")] = None
     target_macs: Annotated[float | None, typer.Option(
         help="Fraction of the model's MACs to keep, such as 0.67.")] = None
+    target_params: Annotated[float | None, typer.Option(
+        help="Fraction of the layers' parameters to keep, such as 0.5.")] = None
+    target_speedup: Annotated[float | None, typer.Option(
+        help="Speed-up to reach, as measured on this machine, such as 1.5.")] = None
+    max_drop: Annotated[float | None, typer.Option(
+        help="Top-1 accuracy that may be lost (0.01 is one point), judged on calibration images that are held out, and "
+             "a gate of the final comparison (without labels: of the part of images whose class changes). "
+             "Default with --calibration and no target: 0.01.")] = None
     rank: Annotated[list[str] | None, typer.Option(help="Explicit rank: LAYER=R; repeatable.")] = None
     include: Annotated[list[str] | None, typer.Option(
         help="Shell pattern of layers that may change; repeatable.")] = None
@@ -149,17 +186,15 @@ class BudgetFlags:
         """
         from onnxslim1x1.search.plan import Budget
 
-        return Budget(max_error=self.max_error, target_macs=self.target_macs, ranks=parse_ranks(self.rank or []),
+        return Budget(max_error=self.max_error, target_macs=self.target_macs, target_params=self.target_params,
+                      target_speedup=self.target_speedup, max_drop=self.max_drop, ranks=parse_ranks(self.rank or []),
                       include=tuple(self.include or ()), exclude=tuple(self.exclude or ()))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GateFlags:
+class PromiseFlags:
     """Promises that the rewritten model must keep."""
 
-    max_drop: Annotated[float | None, typer.Option(
-        help="Gate: top-1 drop at most (0.01 is one point); without labels, the part of images whose class "
-             "changes.")] = None
     min_agreement: Annotated[float | None, typer.Option(
         help="Gate: part of images with the same class at least.")] = None
     min_snr: Annotated[float | None, typer.Option(
@@ -171,7 +206,7 @@ class GateFlags:
     def given(self) -> tuple[str, ...]:
         """Options of the promises that were made."""
         return tuple(f"--{name.replace('_', '-')}" for name in ("max_drop", "min_agreement", "min_snr", "min_speedup")
-                     if getattr(self, name) is not None)
+                     if getattr(self, name, None) is not None)
 
     def settings(self) -> ValidationSettings:
         """As a value of the API.
@@ -182,6 +217,15 @@ class GateFlags:
         from onnxslim1x1.runtime.benchmark import BenchmarkSettings
         from onnxslim1x1.runtime.validate import Tolerance, ValidationSettings
 
-        tolerance = Tolerance(max_drop=self.max_drop, min_agreement=self.min_agreement, min_snr_db=self.min_snr,
-                              min_speedup=self.min_speedup)
+        tolerance = Tolerance(max_drop=getattr(self, "max_drop", None), min_agreement=self.min_agreement,
+                              min_snr_db=self.min_snr, min_speedup=self.min_speedup)
         return ValidationSettings(tolerance=tolerance, benchmark=BenchmarkSettings(budget_s=self.time))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateFlags(PromiseFlags):
+    """Promises about two models, accuracy included."""
+
+    max_drop: Annotated[float | None, typer.Option(
+        help="Gate: top-1 drop at most (0.01 is one point); without labels, the part of images whose class "
+             "changes.")] = None

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onnxslim1x1.cli.exits import EXIT_UNCHANGED, exit_for
 from onnxslim1x1.cli.groups import grouped
-from onnxslim1x1.cli.options import BudgetFlags, DataFlags, GateFlags, ModelArgument, OutputFlags, RunFlags
+from onnxslim1x1.cli.options import (
+    BudgetFlags,
+    CalibrationOption,
+    DataFlags,
+    ModelArgument,
+    OutputFlags,
+    OutputOption,
+    PromiseFlags,
+    RunFlags,
+)
 from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar
 from onnxslim1x1.errors import OptionError
 
@@ -18,10 +26,8 @@ from onnxslim1x1.errors import OptionError
 @grouped
 def command(
     model: ModelArgument, *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)],
-    calibration: Annotated[Path | None, typer.Option(
-        help="Images to fit to, without labels: a folder, .npy or .npz.")] = None,
-    budget: BudgetFlags, images: DataFlags, gates: GateFlags,
+    output: OutputOption, calibration: CalibrationOption = None,
+    budget: BudgetFlags, images: DataFlags, gates: PromiseFlags,
     no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not compare the result.")] = False,
     keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Keep the file when a gate fails.")] = False,
     fail_if_unchanged: Annotated[bool, typer.Option(

@@ -96,7 +96,7 @@ class GraphEdit:
         graph = proto.graph
         nodes, constants = self._export()
         stale = {name for node in self._removed() for name in (*node.input, *node.output)}
-        used = {name for node in nodes for name in _reads(node)} | {o.name for o in graph.output}
+        used = {name for node in nodes for name in reads(node)} | {o.name for o in graph.output}
         nodes = [n for n in nodes if n.op_type != "Constant" or n.output[0] in used or n.output[0] not in stale]
         fed = fed_inputs(self.model.proto.graph)
         kept = [t for t in self.model.proto.graph.initializer if t.name in used or t.name not in stale]
@@ -144,14 +144,14 @@ def _same_wiring(node: Any, proto: onnx.NodeProto) -> bool:
     return [t.name for t in node.inputs] == list(proto.input) and [t.name for t in node.outputs] == list(proto.output)
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Tensors that a node reads, those of the outer graph that its sub-graphs read included."""
     names = set(node.input)
     for attribute in node.attribute:
         for body in (attribute.g, *attribute.graphs):
             names.update(o.name for o in body.output)
             for inner in body.node:
-                names |= _reads(inner)
+                names |= reads(inner)
     return names
 
 

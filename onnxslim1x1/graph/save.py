@@ -52,15 +52,20 @@ def copy_unchanged(model: Model, path: Path) -> None:
         shutil.copyfile(model.path, folder / path.name)
 
 
-def require_writable(path: Path, *inputs: Path | None) -> None:
+def require_writable(path: Path, *inputs: Path | None, example: str = "model.onnx") -> None:
     """Fail before the work rather than after it.
+
+    Args:
+        path: the file to write.
+        inputs: files that are read.
+        example: a name for such a file.
 
     Raises:
         OptionError: the output is one of the inputs.
         OutputError: the output cannot be written there.
     """
     if path.is_dir():
-        raise OutputError(f"{path}: is a directory; name the file to write, such as {path / 'model.onnx'}")
+        raise OutputError(f"{path}: is a directory; name the file to write, such as {path / example}")
     for written, source in itertools.product((path, path.with_name(f"{path.name}.data")), inputs):
         if source is not None and written.exists() and source.exists() and written.samefile(source):
             raise OptionError(f"{path}: output and input are the same file; choose another name with -o")

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
+_ROWS_AT_ONCE = 4096
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Moments:
@@ -45,20 +47,34 @@ class Moments:
 
 
 class MomentAccumulator:
-    """Accumulates `Moments` of rows that arrive in blocks."""
+    """Accumulates `Moments` of rows that arrive in blocks.
+
+    Small blocks are gathered first: the product of a block costs its rows, but adding it to the sum costs the square of
+    the dimension each time.
+    """
 
     def __init__(self, dimension: int) -> None:
-        self._shift = np.zeros(dimension, dtype=np.float32)
+        self._shift: NDArray[np.float32] | None = None
         self._sum = np.zeros(dimension)
         self._outer = np.zeros((dimension, dimension))
         self._count = 0
+        self._waiting: list[NDArray[np.float32]] = []
 
     def add(self, rows: NDArray[Any]) -> None:
         """Add a block of rows (p, d)."""
-        block = np.asarray(rows, dtype=np.float32)
-        if not self._count and len(block):
+        if len(rows):
+            self._waiting.append(np.array(rows, dtype=np.float32))  # a copy: the caller may use its memory again
+        if sum(map(len, self._waiting)) >= _ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        block = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
+        self._waiting.clear()
+        if self._shift is None:
             self._shift = block.mean(axis=0, dtype=np.float64).astype(np.float32)
-        block = block - self._shift
+        block -= self._shift
         self._sum += block.sum(axis=0, dtype=np.float64)
         self._outer += block.T @ block
         self._count += len(block)
@@ -69,7 +85,8 @@ class MomentAccumulator:
         Raises:
             ValueError: nothing was added.
         """
-        if not self._count:
+        self._flush()
+        if self._shift is None:
             raise ValueError("no rows were added")
         offset = self._sum / self._count
         covariance = self._outer / self._count - np.outer(offset, offset)

@@ -11,8 +11,8 @@ from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, shape
 from onnxslim1x1.report.style import named_table
 from onnxslim1x1.report.validation import validation_json, validation_report
-from onnxslim1x1.search.plan import PlannedLayer
-from onnxslim1x1.spec import Ineligible
+from onnxslim1x1.search.plan import PlannedLayer, RewritePlan
+from onnxslim1x1.spec import Cost, Ineligible
 
 if TYPE_CHECKING:
     from onnxslim1x1.api import SlimResult
@@ -20,24 +20,34 @@ if TYPE_CHECKING:
 
 def slim_report(result: SlimResult) -> list[str | Table]:
     """What was rewritten, what was not and why, and the validation."""
-    parts: list[str | Table] = []
-    if result.plan.layers:
-        parts += [layer_table(result.plan.layers), ""]
-    parts += [f"left alone: {len(result.plan.skipped)} layers"] if result.plan.skipped else []
-    parts += [*reasons(Ineligible(code=s.code, reason=s.reason) for s in result.plan.skipped), ""]
+    parts = decision_parts(result.plan)
     if result.validation:
         parts += [*validation_report(result.validation)]
     else:
-        parts.append(f"MACs {count(result.before.macs)} -> {count(result.after.macs)}, parameters "
-                     f"{count(result.before.params)} -> {count(result.after.params)}; not validated")
+        parts.append(f"{cost_change(result.before, result.after)}; not validated")
     return [*parts, outcome_line(result)]
 
 
+def decision_parts(plan: RewritePlan) -> list[str | Table]:
+    """What a plan rewrites, and what it leaves alone and why."""
+    parts: list[str | Table] = [layer_table(plan.layers), ""] if plan.layers else []
+    parts += [f"left alone: {len(plan.skipped)} layers"] if plan.skipped else []
+    return [*parts, *reasons(Ineligible(code=s.code, reason=s.reason) for s in plan.skipped), ""]
+
+
 def layer_table(layers: tuple[PlannedLayer, ...]) -> Table:
-    """Rewritten layers with predicted error and measured gain of each."""
+    """Rewritten layers with predicted error and, where it was measured, the gain of each."""
+    headers = ("layer", "family", "rank", "error", "MACs", "after", "alone")
     rows = [(p.layer, p.strategy, shape(p.ranks), f"{p.error:.3f}", count(p.before.macs), count(p.after.macs),
              "-" if p.speedup is None else f"{p.speedup:.2f}x") for p in layers]
-    return named_table(("layer", "family", "rank", "error", "MACs", "after", "alone"), rows, left=(1,))
+    shown = len(headers) if any(p.speedup is not None for p in layers) else len(headers) - 1
+    return named_table(headers[:shown], [row[:shown] for row in rows], left=(1,))
+
+
+def cost_change(before: Cost, after: Cost) -> str:
+    """Cost of all layers before and after."""
+    return (f"MACs {count(before.macs)} -> {count(after.macs)}, parameters {count(before.params)} -> "
+            f"{count(after.params)}")
 
 
 def outcome_line(result: SlimResult) -> str:
@@ -54,7 +64,7 @@ def slim_json(result: SlimResult) -> dict[str, Any]:
     """The same as data."""
     return document("slim", {
         "environment": result.environment, "model": {
-            "path": result.source.path if result.source else None, "sha256": result.plan.model_sha256,
+            "path": result.source.path if result.source else None, "sha256": result.plan.model.sha256,
             "opset": result.source.opset if result.source else None}, "output": result.output,
         "unchanged": result.unchanged,
         "totals": {"before": result.before, "after": result.after}, "plan": jsonable(result.plan),

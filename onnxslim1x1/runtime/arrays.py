@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,16 @@ class ArraySamples:
         part = part[..., np.newaxis] if None in self.axes else part.transpose([a for a in self.axes if a is not None])
         images = [geometry(sample, self.prep, self.target, where=self.where) for sample in part]
         return finish(images, self.prep, self.target, where=self.where)
+
+    def raw(self, rows: Rows) -> Iterator[bytes]:
+        """Bytes of each sample as it is in the file."""
+        for row in rows:
+            yield self.array[int(row)].tobytes()
+
+    @property
+    def treatment(self) -> str:
+        """What the bytes of a sample mean and what happens to them."""
+        return f"{self.array.dtype.str} {self.array.shape[1:]} {self.axes} {self.prep.treatment} {self.target}"
 
 
 def spread(count: int, limit: int | None) -> Rows:

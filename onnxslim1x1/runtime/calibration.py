@@ -50,17 +50,30 @@ def collect_moments(model: Model, layers: Sequence[Layer], data: Batches, *, see
         DataError: the data holds no images.
         RuntimeFailure: onnxruntime cannot run the model on the data.
     """
+    moments: dict[str, Moments] = {}
+    for wave in moment_waves(model, layers, data, seed=seed, threads=threads, progress=progress):
+        moments |= wave
+    return moments
+
+
+def moment_waves(model: Model, layers: Sequence[Layer], data: Batches, *, seed: int = 0, threads: int = 0,
+                 progress: Progress | None = None) -> Iterator[dict[str, Moments]]:
+    """The moments of `collect_moments`, wave by wave, as soon as they are there.
+
+    What a layer gets depends neither on the other layers nor on the waves.
+
+    Raises:
+        DataError, RuntimeFailure: as in `collect_moments`.
+    """
     if not len(data):
         raise DataError("calibration data: holds no images; give a folder of images, an .npy or an .npz file")
     waves = _waves(layers)
-    moments: dict[str, Moments] = {}
     for number, wave in enumerate(waves):
         def report(part: float, done: int = number) -> None:
             if progress:
                 progress((done + part) / len(waves))
 
-        moments |= _collect_wave(model, wave, data, seed=seed, threads=threads, progress=report)
-    return moments
+        yield _collect_wave(model, wave, data, seed=seed, threads=threads, progress=report)
 
 
 def _waves(layers: Sequence[Layer]) -> list[list[Layer]]:
@@ -96,7 +109,7 @@ def _collect_wave(model: Model, layers: Sequence[Layer], data: Batches, *, seed:
         for layer in layers:
             images = values[layer.input][:count]
             spec = replace(layer.spec, in_size=images.shape[2:])  # real images may have another size than assumed
-            rows = sample_patches(images, spec, _per_image(spec, len(data)), sources[layer.output])
+            rows = sample_patches(images, spec, rows_per_image(spec, len(data)), sources[layer.output])
             sums[layer.output].add(rows)
         seen += count
         progress(min(seen / len(data), 1.0))
@@ -112,7 +125,8 @@ def with_outputs(model: Model, tensors: Sequence[str]) -> bytes:
     return serialized
 
 
-def _per_image(spec: ConvSpec, images: int) -> int:
+def rows_per_image(spec: ConvSpec, images: int) -> int:
+    """Positions to sample in each of so many images, for a covariance of the layer's patches."""
     return math.ceil(max(ROWS_PER_COLUMN * spec.patch, LEAST_ROWS) / images)
 
 

@@ -6,6 +6,7 @@ Folders are decoded when a batch is asked for; .npy files are mapped into memory
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +71,22 @@ class Dataset:
             raise OptionError(f"batch size {batch_size}: must be at least 1")
         for start in range(0, len(self), batch_size):
             yield self.batch(np.arange(start, min(start + batch_size, len(self))))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what a model is fed: samples in their order, preprocessing and inputs; labels do not count.
+
+        Reads all samples undecoded (30 MB of JPEG files take 0.1 s), so ask once.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        total = hashlib.sha256()
+        for spec, column in zip(self.inputs, self.columns, strict=True):
+            total.update(repr((spec.name, spec.dtype.str, spec.shape, spec.free_axes, column.treatment)).encode())
+            for part in column.raw(self.rows):
+                total.update(hashlib.sha256(part).digest())  # of fixed length: parts cannot run into each other
+        return total.hexdigest()
 
     def subset(self, indices: Sequence[int] | Rows) -> Dataset:
         """Only these samples, in this order.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError
-from onnxslim1x1.runtime.files import image_names
+from onnxslim1x1.runtime.files import image_names, reading
 from onnxslim1x1.runtime.image_input import ImageInput, image_input
 from onnxslim1x1.runtime.images import decode, geometry
 from onnxslim1x1.runtime.labels import LABELS_FILE, Labels, subfolder_labels, table_labels
@@ -46,6 +46,22 @@ class ImageFiles:
                 raise DataError(f"{path}: image is {show_size(image.shape[:2])}, but {paths[0]} in the same batch is "
                                 f"{show_size(images[0].shape[:2])}; use --resize H,W, or --resize and --crop")
         return finish(images, self.prep, self.target, where=str(paths[0]))
+
+    def raw(self, rows: Rows) -> Iterator[bytes]:
+        """Contents of the files, names aside.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        for row in rows:
+            with reading(self.paths[int(row)], "a file"):
+                content = self.paths[int(row)].read_bytes()
+            yield content
+
+    @property
+    def treatment(self) -> str:
+        """What happens to the pixels."""
+        return f"{self.prep.treatment} {self.target}"
 
 
 def open_images(path: Path, prep: Preprocess, inputs: Sequence[InputSpec],

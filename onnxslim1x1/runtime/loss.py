@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
-from onnxslim1x1.runtime.compare import kl_divergence, looks_like_classifier
+from onnxslim1x1.runtime.compare import kl_divergence, log_probabilities, looks_like_classifier
 from onnxslim1x1.runtime.session import create_session, run, session_options
 
 _BATCH = 16
@@ -40,6 +40,19 @@ class HeldOutLoss:
         losses = [_loss(want, have) for want, have in zip(self._expected, found, strict=True)]
         return float(np.mean(losses))
 
+    def drop(self, model: Model) -> float:
+        """Upper bound of what a model loses in accuracy, estimated without labels; infinite if an output is not finite.
+
+        For class scores the expected top-1 drop if the original's probabilities p are right,
+        ``mean(p[argmax p] - p[argmax q])``, plus one standard error over the images; for other outputs the loss.
+        The largest over the outputs.
+
+        Raises:
+            RuntimeFailure: onnxruntime cannot run it.
+        """
+        found = self._run(model)
+        return max(_drop(want, have) for want, have in zip(self._expected, found, strict=True))
+
     def _run(self, model: Model) -> list[NDArray[Any]]:
         session = create_session(model.source, options=session_options(threads=self._threads), where=model.where)
         parts = []
@@ -58,3 +71,14 @@ def _loss(expected: NDArray[Any], found: NDArray[Any]) -> float:
         return float(kl_divergence(expected.reshape(rows, -1), found.reshape(rows, -1)).mean())
     difference = found.astype(np.float64) - expected
     return float((difference**2).mean() / max(float(expected.astype(np.float64).var()), 1e-30))
+
+
+def _drop(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    if not looks_like_classifier(expected.shape) or not np.isfinite(found.astype(np.float64)).all():
+        return _loss(expected, found)
+    rows = len(expected)
+    scores = expected.reshape(rows, -1)
+    probabilities = np.exp(log_probabilities(scores))
+    picked = probabilities[np.arange(rows), found.reshape(rows, -1).argmax(axis=1)]
+    lost = probabilities.max(axis=1).astype(np.float64) - picked
+    return float(lost.mean() + lost.std(ddof=1) / np.sqrt(rows)) if rows > 1 else float(lost.mean())

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ from numpy.typing import NDArray
 
 from onnxslim1x1.errors import OptionError, RuntimeFailure
 from onnxslim1x1.runtime.benchmark import timing_options
+from onnxslim1x1.runtime.hardware import environment
 from onnxslim1x1.runtime.kernels import KernelRun, recording
 from onnxslim1x1.runtime.session import Feeds, provider_name, run
+from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.spec import EXPLICIT_PADS, ConvSpec, Ints
 
 if TYPE_CHECKING:
@@ -36,23 +39,28 @@ _WARMUP_RUNS = 3
 _MIN_RUNS = 3
 _MAX_RUNS = 400
 _RANDOM_VALUES = 1 << 16
+_KIND = "latency"
+_METHOD = 1  # part of the key of kept figures: raise it when they are no longer comparable
+_ELSEWHERE = ("onnx", "python")  # parts of the environment that do not change a figure
 _POOL, _ELEMENTWISE = _NEIGHBOURS = ("MaxPool", "Abs")  # onnxruntime fuses neither with a layer
 
 _measured: dict[tuple[tuple[Chain, ...], int, str], tuple[float, ...]] = {}
 
 
 def time_chain(specs: Sequence[ConvSpec], *, threads: int = 0, provider: str | None = None,
-               budget_s: float = 0.04) -> float:
+               budget_s: float = 0.04, store: Store = NO_STORE) -> float:
     """Seconds that the kernels of a chain take per run.
 
-    A figure is measured once per process for a chain, number of threads and provider; the budget of the first call
-    holds. A layer over tokens, which is a convolution with a kernel of ones to us, is timed as a convolution.
+    A figure is measured once per process for a chain, number of threads and provider, and with a store once per machine
+    and version of onnxruntime; the budget of the first call holds. A layer over tokens, which is a convolution with a
+    kernel of ones to us, is timed as a convolution.
 
     Args:
         specs: layers in the order of execution, each taking what the one before gives.
         threads: intra-op threads (0: as many as onnxruntime chooses).
         provider: execution provider (None: CPU).
         budget_s: seconds for running; a slow chain still runs 3 times after being run once to warm up.
+        store: where figures are kept.
 
     Raises:
         ValueError: there is no layer, an input size is unknown, or two layers do not fit together.
@@ -60,11 +68,11 @@ def time_chain(specs: Sequence[ConvSpec], *, threads: int = 0, provider: str | N
         RuntimeFailure: onnxruntime cannot run the chain.
     """
     _check(specs, budget_s)
-    return _timed((tuple(specs),), threads, provider_name(provider), budget_s)[0]
+    return _timed((tuple(specs),), threads, provider_name(provider), budget_s=budget_s, store=store)[0]
 
 
 def compare_chain(original: ConvSpec, chain: Sequence[ConvSpec], *, threads: int = 0, provider: str | None = None,
-                  budget_s: float = 0.06) -> float:
+                  budget_s: float = 0.06, store: Store = NO_STORE) -> float:
     """Speed-up (old/new) of replacing a layer by a chain: above 1, the chain is faster.
 
     Both run by turns, so drift of the machine hits them alike. Arguments, caching and errors are those of
@@ -72,12 +80,12 @@ def compare_chain(original: ConvSpec, chain: Sequence[ConvSpec], *, threads: int
     """
     _check((original,), budget_s)
     _check(chain, budget_s)
-    old, new = _timed(((original,), tuple(chain)), threads, provider_name(provider), budget_s)
+    old, new = _timed(((original,), tuple(chain)), threads, provider_name(provider), budget_s=budget_s, store=store)
     return old / new
 
 
 def clear_cache() -> None:
-    """Forget all figures, so that they are measured again."""
+    """Forget the figures of this process; those in a store stay."""
     _measured.clear()
 
 
@@ -94,12 +102,25 @@ def _check(specs: Sequence[ConvSpec], budget_s: float) -> None:
             raise ValueError(f"a layer does not take what the one before gives: {first}, then {second}")
 
 
-def _timed(chains: tuple[Chain, ...], threads: int, provider: str, budget_s: float) -> tuple[float, ...]:
+def _timed(chains: tuple[Chain, ...], threads: int, provider: str, *, budget_s: float,
+           store: Store) -> tuple[float, ...]:
     """Seconds of each chain; measured together, by turns, unless these have been before."""
     key = (chains, threads, provider)
     if key not in _measured:
-        _measured[key] = _measure(chains, threads, provider, budget_s)
+        kept = {} if store.folder is None else _kept_as(chains, threads, provider)
+        found = store.value(_KIND, kept)
+        _measured[key] = tuple(found) if found else _measure(chains, threads, provider, budget_s)
+        if not found:
+            store.put_value(_KIND, kept, _measured[key])
     return _measured[key]
+
+
+def _kept_as(chains: tuple[Chain, ...], threads: int, provider: str) -> dict[str, Any]:
+    """All that decides about a figure: machine, runtime and geometries (padding in numbers)."""
+    machine = {k: v for k, v in asdict(environment(threads=threads, provider=provider)).items() if k not in _ELSEWHERE}
+    geometries = [[asdict(spec) | {"pads": spec.explicit_pads, "auto_pad": EXPLICIT_PADS} for spec in chain]
+                  for chain in chains]
+    return {"method": _METHOD, "machine": machine, "chains": geometries}
 
 
 def _measure(chains: tuple[Chain, ...], threads: int, provider: str, budget_s: float) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from onnxslim1x1.graph.shapes import Shapes, infer_shapes
 from onnxslim1x1.runtime.data import Dataset, load_dataset
 from onnxslim1x1.runtime.inputs import model_inputs
 from onnxslim1x1.runtime.preprocess import Preprocess, preprocess
+from onnxslim1x1.runtime.store import Store, user_store
 
 StageProgress = Callable[[str, float], None]
 
@@ -26,6 +27,7 @@ class RunOptions:
         dims: sizes of named free dimensions.
         seed: of random inputs and of sampled statistics.
         progress: is told the stage and the fraction of it that is done.
+        store: where statistics and measured times are kept for the next run; `NO_STORE` keeps none.
     """
 
     threads: int = 0
@@ -34,6 +36,7 @@ class RunOptions:
     dims: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     progress: StageProgress | None = None
+    store: Store = field(default_factory=user_store)
 
     def shapes(self, model: Model) -> Shapes:
         """Shapes of a model under these options.

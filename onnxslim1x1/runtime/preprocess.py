@@ -75,6 +75,11 @@ class Preprocess:
         """Whether arrays go through untouched, as with the preset raw."""
         return self.is_plain and self.resize is None and self.crop is None and self.channel_order == "rgb"
 
+    @property
+    def treatment(self) -> str:
+        """All that decides about the result, the same for presets of different names."""
+        return repr((self.scale, self.mean, self.std, self.resize, self.crop, self.layout, self.channel_order))
+
     def resolved(self, *, pixels: bool) -> Preprocess:
         """Decide a scale that was left open: preset unit for 8-bit `pixels`, raw for everything else."""
         if self.scale is not None:

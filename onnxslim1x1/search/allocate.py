@@ -1,8 +1,8 @@
-"""Choosing at most one candidate per layer under a budget of MACs."""
+"""Choosing at most one candidate per layer under a budget of MACs, parameters or seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,56 +13,80 @@ from onnxslim1x1.search.candidates import Candidate
 _STEPS = 10_000  # resolution of the budget; savings are rounded down, so the target is never missed
 
 
-def allocate(candidates: Mapping[str, Sequence[Candidate]], save_macs: int) -> dict[str, Candidate]:
-    """Least total loss while at least `save_macs` are saved: a multiple-choice knapsack.
+Amount = Callable[[Candidate], float]
+
+
+def saved_macs(candidate: Candidate) -> float:
+    """Multiply-accumulates that a candidate saves."""
+    return candidate.saved_macs
+
+
+def saved_params(candidate: Candidate) -> float:
+    """Parameters that a candidate saves."""
+    return candidate.saved_params
+
+
+def saved_seconds(candidate: Candidate) -> float:
+    """Seconds that a candidate saves per run; 0 if it was not timed."""
+    return candidate.saved_s or 0.0
+
+
+def allocate(candidates: Mapping[str, Sequence[Candidate]], save: float,
+             amount: Amount = saved_macs) -> dict[str, Candidate]:
+    """Least total loss while at least `save` is saved: a multiple-choice knapsack.
 
     Minimises ``sum_l loss_l`` over at most one candidate per layer by dynamic programming over the savings
     (Kellerer, Pferschy and Pisinger, Knapsack Problems, chapter 11), exact but for savings rounded down to
     1/10,000 of the target. Losses of
     different layers add up approximately until the network is near collapse.
 
+    Args:
+        candidates: by layer.
+        save: what is to be saved in all, in the unit of `amount`.
+        amount: what a candidate saves: MACs, parameters or seconds.
+
     Raises:
         InfeasibleBudget: all layers at their cheapest save less than that.
     """
-    if save_macs <= 0:
+    if save <= 0:
         return {}
     options = [tuple(found) for found in candidates.values() if found]
-    cheapest = [max(found, key=lambda c: c.saved_macs) for found in options]
-    most = sum(c.saved_macs for c in cheapest)
-    if most < save_macs:
-        raise InfeasibleBudget(f"the rewritable layers can save {most:,} MACs at most, {save_macs:,} are asked for")
+    cheapest = [max(found, key=amount) for found in options]
+    most = sum(map(amount, cheapest))
+    if most < save:
+        raise InfeasibleBudget(f"the rewritable layers can save {most:,} at most, {save:,} is asked for")
     least, picks = np.full(_STEPS + 1, np.inf), []
     least[0] = 0.0
     for found in options:
-        least, pick = _with_layer(least, found, save_macs)
+        least, pick = _with_layer(least, found, [_steps(amount(c), save) for c in found])
         picks.append(pick)
     if not np.isfinite(least[_STEPS]):  # only the rounding stands between the target and the cheapest choice
         return {c.layer: c for c in cheapest}
-    return _trace(options, picks, save_macs)
+    return _trace(options, picks, lambda c: _steps(amount(c), save))
 
 
-def _steps(candidate: Candidate, save_macs: int) -> int:
-    return max(0, candidate.saved_macs) * _STEPS // save_macs
+def _steps(saved: float, save: float) -> int:
+    return int(max(0, saved) * _STEPS // save)
 
 
 def _with_layer(least: NDArray[np.float64], found: Sequence[Candidate],
-                save_macs: int) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+                steps: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
     """Least loss for every saving with one more layer, and which candidate (or -1) reaches it."""
     best, pick = least.copy(), np.full(len(least), -1, dtype=np.int32)
     targets = np.arange(len(least))
-    for number, candidate in enumerate(found):
-        total = least[np.maximum(targets - _steps(candidate, save_macs), 0)] + candidate.loss
+    for number, (candidate, step) in enumerate(zip(found, steps, strict=True)):
+        total = least[np.maximum(targets - step, 0)] + candidate.loss
         better = total < best
         best[better], pick[better] = total[better], number
     return best, pick
 
 
 def _trace(options: Sequence[tuple[Candidate, ...]], picks: Sequence[NDArray[np.int32]],
-           save_macs: int) -> dict[str, Candidate]:
+           steps: Callable[[Candidate], int]) -> dict[str, Candidate]:
     chosen, left = {}, _STEPS
     for found, pick in zip(reversed(options), reversed(picks), strict=True):
         number = int(pick[left])
         if number >= 0:
             chosen[found[number].layer] = found[number]
-            left = max(0, left - _steps(found[number], save_macs))
+            left = max(0, left - steps(found[number]))
     return chosen

@@ -24,6 +24,8 @@ class Candidate:
         saved_macs: MACs of the original less those of the chain.
         error: relative error, of the outputs where data was given, else of the weights.
         loss: what the choice costs the network, as far as is known: see `onnxslim1x1.search.sensitivity`.
+        saved_params: parameters of the original less those of the chain.
+        saved_s: measured seconds per run of the original less those of the chain, or None if it was not timed.
     """
 
     layer: str
@@ -33,6 +35,8 @@ class Candidate:
     saved_macs: int
     error: float
     loss: float
+    saved_params: int = 0
+    saved_s: float | None = None
 
     @classmethod
     def make(cls, layer: str, spec: ConvSpec, strategy: Strategy, ranks: Ints, *, error: float,
@@ -40,7 +44,8 @@ class Candidate:
         """Describe a family at given ranks on a layer."""
         cost = chain_cost(strategy.chain(spec, ranks))
         return cls(layer=layer, strategy=strategy.name, ranks=ranks, cost=cost,
-                   saved_macs=spec.cost.macs - cost.macs, error=error, loss=error**2 if loss is None else loss)
+                   saved_macs=spec.cost.macs - cost.macs, saved_params=spec.params - cost.params,
+                   error=error, loss=error**2 if loss is None else loss)
 
 
 def break_even(strategy: Strategy, spec: ConvSpec) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 import onnx
@@ -21,28 +21,45 @@ from onnxslim1x1.graph.rewrite import replace_layer
 from onnxslim1x1.graph.shapes import Shapes, infer_shapes
 from onnxslim1x1.linalg.moments import Moments
 from onnxslim1x1.linalg.weighting import OutputWeighting
-from onnxslim1x1.runtime.calibration import collect_moments
+from onnxslim1x1.runtime.benchmark import BenchmarkSettings, compare_models
+from onnxslim1x1.runtime.blas import blas_threads
 from onnxslim1x1.runtime.data import Dataset
-from onnxslim1x1.runtime.gradients import output_weightings
-from onnxslim1x1.runtime.hardware import channel_block
-from onnxslim1x1.runtime.inputs import layers_with_shapes
+from onnxslim1x1.runtime.hardware import channel_block, environment
+from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.loss import HeldOutLoss
-from onnxslim1x1.runtime.microbench import compare_chain
+from onnxslim1x1.runtime.microbench import compare_chain, time_chain
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
-from onnxslim1x1.search.plan import Budget, PlannedLayer, RewritePlan, SkippedLayer
-from onnxslim1x1.search.planner import Measure, matching, select
+from onnxslim1x1.runtime.session import random_feeds
+from onnxslim1x1.runtime.store import NO_STORE
+from onnxslim1x1.runtime.stored import code_digest, model_shelf, moments_of, weightings_of
+from onnxslim1x1.search.plan import (
+    Budget,
+    PlannedData,
+    PlannedLayer,
+    PlannedModel,
+    RewritePlan,
+    SkippedLayer,
+    cost_after,
+)
+from onnxslim1x1.search.planner import Measure, Planner, matching
+from onnxslim1x1.search.reconstruction import FitSettings, Steps, reconstruct, symmetric
 from onnxslim1x1.search.sensitivity import measure_sensitivities
+from onnxslim1x1.search.solve import HeldOut, Solver
 from onnxslim1x1.search.workbench import Workbench
-from onnxslim1x1.spec import ConvSpec, Cost
+from onnxslim1x1.spec import ConvSpec, Cost, Factorization
 
 METADATA_KEY = "onnxslim1x1"
-ERROR_WITH_DATA = 0.1  # relative output error per layer that is allowed where no budget is given
+DROP_WITH_DATA = 0.01  # of the accuracy, where no budget is given
 ERROR_WITHOUT_DATA = 0.05  # of the weights: conservative, since nothing tells what the inputs look like
 FROM_WEIGHTS = "weights"
 
+_SENSITIVITY_CODE = ("linalg", "strategies", "graph", "runtime/calibration.py", "runtime/patches.py",
+                     "runtime/gradients.py", "runtime/loss.py", "search/sensitivity.py", "search/candidates.py")
+_TIMING = BenchmarkSettings(budget_s=2.0, warmup_s=0.2)
 _LEAST_TO_DIVIDE = 40  # fewer images serve for fitting and for judging alike
 _MOST_WEIGHING = 96
-_MOST_JUDGING = 64
+_JUDGED_MACS = 1.2e11  # a measured loss costs about a second of one core, whatever the model
+_JUDGING = (64, 256)  # images at least and at most
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -73,6 +90,11 @@ class Subject:
         return cls(source=source, prepared=prepared, shapes=shapes,
                    layers=layers_with_shapes(prepared.model, shapes, run=True))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed and what was prepared, one line each."""
+        return self.shapes.notes + self.prepared.notes
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RewriteResult:
@@ -80,17 +102,25 @@ class RewriteResult:
 
     Attributes:
         model: the model; its weights may still lie in the file that it came from.
-        applied: layers that were replaced.
-        skipped: layers that were not, with reasons.
+        plan: what was carried out.
         notes: what else changed, one line each.
         frozen: weights that became constants.
     """
 
     model: Model
-    applied: tuple[PlannedLayer, ...]
-    skipped: tuple[SkippedLayer, ...]
+    plan: RewritePlan
     notes: tuple[str, ...]
     frozen: int = 0
+
+    @property
+    def applied(self) -> tuple[PlannedLayer, ...]:
+        """Layers that were replaced."""
+        return self.plan.layers
+
+    @property
+    def skipped(self) -> tuple[SkippedLayer, ...]:
+        """Layers that were not, with reasons."""
+        return self.plan.skipped
 
     @property
     def changed(self) -> bool:
@@ -103,31 +133,97 @@ class RewriteResult:
         return self.model.inlined()
 
 
-def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None,
-              options: RunOptions) -> tuple[RewritePlan, Workbench]:
-    """Decide what to rewrite; the workbench holds the factorisations that the decision rests on.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Made:
+    """A plan, and the factors that it stands for."""
+
+    plan: RewritePlan
+    factors: Mapping[str, Factorization]
+
+
+def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None, options: RunOptions,
+              steps: Steps | None = None) -> Made:
+    """Decide what to rewrite, and find the factors.
 
     Raises:
         UnknownLayerError, RankError, InfeasibleBudget: the request cannot be met.
         ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
     """
-    if budget.is_open:
-        budget = replace(budget, max_error=ERROR_WITHOUT_DATA if calibration is None else ERROR_WITH_DATA)
+    data = None if calibration is None else Calibration.of(calibration, subject)
+    budget = _completed(budget, data)
+    chosen = steps or Steps()
+    bench, held_out = _measured_bench(subject, budget, data, options, chosen)
+    planner = Planner(bench, budget, measure=measured(options), progress=options.stage("factorising"))
+    if budget.target_speedup is not None or budget.max_drop is not None:
+        planner.timed(lambda spec: time_chain((spec,), threads=options.threads, provider=options.provider,
+                                              store=options.store), options.stage("timing"))
+    solver = Solver(bench, planner, budget, clock=WholeModel(subject, options), held_out=held_out,
+                    fitting=None if data is None else data.fitting)
+    found = solver.solve(chosen, FitSettings(seed=options.seed, threads=options.threads), options.stage)
+    before = total_cost(subject.layers)
+    plan = RewritePlan(
+        tool=f"onnxslim1x1 {__version__}", model=PlannedModel.of(subject.source), seed=options.seed,
+        environment=environment(threads=options.threads, provider=options.provider), blas_threads=blas_threads(),
+        dims=dict(options.dims),
+        input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
+        budget=budget, data=None if data is None else data.record, before=before, promise=found.promise,
+        after=cost_after(before, found.layers), notes=subject.notes, layers=found.layers, skipped=found.skipped)
+    return Made(plan=plan, factors=found.factors)
+
+
+def _completed(budget: Budget, data: Calibration | None) -> Budget:
+    """The budget with a limit where it says nothing; a drop in accuracy can only be judged with data."""
+    if data is None:
+        budget = replace(budget, max_drop=None)
+        return replace(budget, max_error=ERROR_WITHOUT_DATA) if budget.is_open else budget
+    return replace(budget, max_drop=DROP_WITH_DATA) if budget.is_open else budget
+
+
+def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None, options: RunOptions,
+                    steps: Steps) -> tuple[Workbench, HeldOut | None]:
+    """The bench with statistics and sensitivities, and what judges on held-out images."""
     block = channel_block(options.provider)
     fitted = _reachable(subject, budget, block)
-    data = None if calibration is None else Calibration.of(calibration, subject)
-    weighed = fitted if data is not None and budget.target_macs is not None else ()
+    weighed = fitted if steps.weighting else ()
     bench = workbench(subject, fitted, data, options, weighed=weighed)
-    if data is not None and weighed:
-        judge = HeldOutLoss(subject.prepared.model, data.judging, threads=options.threads)
-        measure_sensitivities(bench, [x for x in weighed if bench.candidates(x)], judge,
-                              progress=options.stage("sensitivity"))
-    found = select(bench, budget, measure=measured(options), progress=options.stage("factorising"))
-    plan = RewritePlan(
-        tool=f"onnxslim1x1 {__version__}", model_sha256=subject.source.sha256(), seed=options.seed, block=block,
-        data=FROM_WEIGHTS if calibration is None else str(calibration.path),
-        layers=found.layers, skipped=found.skipped)
-    return plan, bench
+    if data is None:
+        return bench, None
+    model = subject.prepared.model
+    judge = HeldOutLoss(model, data.judging, threads=options.threads)
+    if budget.max_drop is not None or budget.has_target:
+        shelf = NO_STORE.shelf() if options.store.folder is None else model_shelf(subject.source, options).at(
+            fitted=data.fitting.digest, weighing=data.weighing.digest, judging=data.judging.digest, seed=options.seed,
+            block=block, code=code_digest(*_SENSITIVITY_CODE))
+        layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]
+        measure_sensitivities(bench, layers, judge, shelf=shelf, progress=options.stage("sensitivity"))
+    promised = judge if budget.max_drop is None else HeldOutLoss(model, data.promised, threads=options.threads)
+    return bench, HeldOut(loss=judge, drop=promised.drop)
+
+
+class WholeModel:
+    """Times whole models on random inputs, next to the model as it was given."""
+
+    def __init__(self, subject: Subject, options: RunOptions) -> None:
+        self._subject, self._options = subject, options
+        self._settings = replace(_TIMING, threads=options.threads, provider=options.provider, seed=options.seed)
+
+    @cached_property
+    def whole_s(self) -> float:
+        """Seconds per run of the model as it was given."""
+        self.speedup(self._subject.prepared.model)
+        return self._whole_s
+
+    def speedup(self, model: Model) -> float:
+        """Time of the model as it was given over that of another one.
+
+        Raises:
+            RuntimeFailure: onnxruntime cannot run one of them.
+        """
+        source = self._subject.source
+        feeds = random_feeds(model_inputs(source, self._subject.shapes), seed=self._options.seed)
+        found = compare_models(source.source, model.source, feeds=feeds, settings=self._settings)
+        self._whole_s = found.original.median_s
+        return found.speedup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -138,11 +234,15 @@ class Calibration:
         fitting: for covariances; all but every fifth image.
         weighing: for gradients, a spread subset of `fitting`.
         judging: for the measured loss of swaps, a spread subset of every fifth image.
+        promised: every fifth image, for the promise that is kept in the end.
+        record: all of it, as a plan describes it.
     """
 
     fitting: Dataset
     weighing: Dataset
     judging: Dataset
+    promised: Dataset
+    record: PlannedData
 
     @classmethod
     def of(cls, options: DataOptions, subject: Subject) -> Calibration:
@@ -155,8 +255,11 @@ class Calibration:
         numbers = np.arange(len(data))
         held = numbers % 5 == 2 if len(data) >= _LEAST_TO_DIVIDE else np.ones(len(data), dtype=bool)
         kept = ~held if len(data) >= _LEAST_TO_DIVIDE else held
+        affordable = int(_JUDGED_MACS / max(total_cost(subject.layers).macs, 1))
+        judging = min(max(affordable, _JUDGING[0]), _JUDGING[1])
         return cls(fitting=data.subset(numbers[kept]), weighing=data.subset(_spread(numbers[kept], _MOST_WEIGHING)),
-                   judging=data.subset(_spread(numbers[held], _MOST_JUDGING)))
+                   judging=data.subset(_spread(numbers[held], judging)), promised=data.subset(numbers[held]),
+                   record=PlannedData.of(options, data))
 
 
 def _spread(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -185,43 +288,58 @@ def workbench(subject: Subject, fitted: Sequence[Layer], data: Calibration | Non
     model = subject.prepared.model
     eligible = [layer for layer in fitted if layer.ineligible is None and layer.spec.groups == 1 and layer.spec.kernel]
     if data is not None and eligible:
-        moments = collect_moments(model, eligible, data.fitting, seed=options.seed, threads=options.threads,
-                                  progress=options.stage("statistics"))
-    if data is not None and weighed:
-        weightings = output_weightings(model, weighed, data.weighing, shapes=subject.shapes.tensors,
-                                       seed=options.seed, progress=options.stage("gradients"))
+        shelf = model_shelf(subject.source, options)
+        moments = moments_of(model, eligible, data.fitting, shelf=shelf, options=options)
+        if weighed:
+            weightings = weightings_of(model, weighed, data.weighing, shapes=subject.shapes.tensors, shelf=shelf,
+                                       options=options)
     return Workbench(model, subject.layers, block=channel_block(options.provider), moments=moments,
                      weightings=weightings)
 
 
-def rewrite(subject: Subject, plan: RewritePlan, bench: Workbench) -> RewriteResult:
-    """Carry a plan out.
+def factors_of(plan: RewritePlan, bench: Workbench, data: Calibration | None,
+               options: RunOptions) -> Mapping[str, Factorization]:
+    """Factors of a plan, with the fits that it names.
+
+    Raises:
+        RankError: a rank is out of range.
+        DataError, RuntimeFailure, OutputError: the data cannot be used, or the disk is full.
+    """
+    if data is None:
+        return symmetric(bench, plan.layers)
+    settings = FitSettings(seed=plan.seed, threads=options.threads, progress=options.stage("reconstruction"))
+    return reconstruct(bench, plan.layers, data.fitting, None, settings=settings).factors
+
+
+def rewrite(subject: Subject, plan: RewritePlan, factors: Mapping[str, Factorization]) -> RewriteResult:
+    """Put factors in the place of the planned layers.
 
     Raises:
         PlanMismatchError: the plan names a layer that the model does not have.
-        RankError: a rank is out of range.
     """
     edit = GraphEdit(subject.prepared.model)
+    layers = {layer.name: layer for layer in subject.layers}
     for planned in plan.layers:
-        layer = bench.layers.get(planned.layer)
+        layer = layers.get(planned.layer)
         if layer is None:
             raise PlanMismatchError(f"{subject.source.where}: has no layer {planned.layer}; make a new plan")
-        replace_layer(edit, layer, bench.factors(planned.layer, planned.strategy, planned.ranks).factors)
-    return RewriteResult(model=edit.result({METADATA_KEY: provenance(plan)}), applied=plan.layers,
-                         skipped=plan.skipped, notes=subject.prepared.notes, frozen=subject.prepared.frozen)
+        replace_layer(edit, layer, factors[planned.layer].factors)
+    return RewriteResult(model=edit.result({METADATA_KEY: provenance(plan)}), plan=plan,
+                         notes=subject.prepared.notes, frozen=subject.prepared.frozen)
 
 
 def provenance(plan: RewritePlan) -> str:
     """What a rewritten model says about its making, as JSON for its metadata."""
     return json.dumps({
-        "tool": plan.tool, "source_sha256": plan.model_sha256, "data": Path(plan.data).name, "seed": plan.seed,
+        "tool": plan.tool, "source_sha256": plan.model.sha256,
+        "data": plan.data.name if plan.data else FROM_WEIGHTS, "seed": plan.seed,
         "layers": {p.layer: {"strategy": p.strategy, "ranks": list(p.ranks)} for p in plan.layers}})
 
 
 def measured(options: RunOptions) -> Measure:
     """Speed-up of a chain over a layer, measured in onnxruntime."""
     def speedup(original: ConvSpec, chain: tuple[ConvSpec, ...]) -> float:
-        return compare_chain(original, chain, threads=options.threads, provider=options.provider)
+        return compare_chain(original, chain, threads=options.threads, provider=options.provider, store=options.store)
 
     return speedup
 

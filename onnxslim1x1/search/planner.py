@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxslim1x1.errors import InfeasibleBudget, RankError, UnknownLayerError
 from onnxslim1x1.graph.layers import Layer
-from onnxslim1x1.search.allocate import allocate
-from onnxslim1x1.search.candidates import Candidate, cheapest_within
+from onnxslim1x1.search.allocate import Amount, allocate, saved_macs, saved_params, saved_seconds
+from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, SkippedLayer
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvSpec, Ineligible
@@ -21,6 +22,8 @@ Progress = Callable[[float], None]
 Options = dict[str, tuple[Candidate, ...]]
 
 LEAST_SPEEDUP = 1.02  # a layer must gain more than the noise of a measurement to be worth any error
+SAME_SPEED = 0.95  # where MACs or parameters are the target, a layer must not be slower beyond the noise
+_BISECTIONS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +50,7 @@ def matching(layers: Iterable[Layer], budget: Budget) -> set[str]:
 
 def select(bench: Workbench, budget: Budget, *, measure: Measure | None = None,
            progress: Progress | None = None) -> Selection:
-    """Choose layers, families and ranks.
-
-    Explicit ranks are taken as they are. The rest follows ``max_error`` (the largest saving per layer within it) or
-    ``target_macs`` (least lost energy in all). With `measure`, a choice that is not measurably faster than the
-    original layer is dropped and the rest chosen anew.
+    """Choose layers, families and ranks for a budget that needs no measurement of the whole model.
 
     Args:
         bench: the layers.
@@ -65,65 +64,193 @@ def select(bench: Workbench, budget: Budget, *, measure: Measure | None = None,
         InfeasibleBudget: the target cannot be reached.
         ModelError: weights are unreadable or not finite.
     """
-    reasons = _refusals(bench, matching(bench.layers.values(), budget))
-    fixed = {name: _explicit(bench, name, rank) for name, rank in budget.ranks.items()}
-    options: Options = {}
-    if not budget.only_explicit:
-        free = [layer for name, layer in bench.layers.items() if name not in reasons and name not in fixed]
-        for number, layer in enumerate(free):
-            options[layer.name] = bench.candidates(layer)
+    planner = Planner(bench, budget, measure=measure, progress=progress)
+    return planner.selection(planner.chosen())
+
+
+class Planner:
+    """Candidates of all layers that a budget lets free, and choices among them.
+
+    Explicit ranks are taken as they are. With `measure`, a choice that is not measurably faster than the original layer
+    (with an explicit target of MACs or parameters: that is measurably slower) is dropped and the rest chosen anew.
+
+    Raises:
+        As `select`.
+    """
+
+    def __init__(self, bench: Workbench, budget: Budget, *, measure: Measure | None = None,
+                 progress: Progress | None = None) -> None:
+        self._bench, self._budget, self._measure = bench, budget, measure
+        self._reasons = _refusals(bench, matching(bench.layers.values(), budget))
+        self._fixed = {name: _explicit(bench, name, rank) for name, rank in budget.ranks.items()}
+        self._speedups: dict[Candidate, float] = {}
+        self._options: Options = {}
+        if not budget.only_explicit:
+            free = [layer for name, layer in bench.layers.items()
+                    if name not in self._reasons and name not in self._fixed]
+            for number, layer in enumerate(free):
+                found = bench.candidates(layer)
+                self._options[layer.name] = found if budget.max_error is None else tuple(
+                    c for c in found if c.error <= budget.max_error)
+                if progress:
+                    progress((number + 1) / len(free))
+
+    @property
+    def options(self) -> Options:
+        """Candidates by layer, as far as they were not dropped."""
+        return self._options
+
+    def chosen(self) -> dict[str, Candidate]:
+        """The choice for the budget, all of it measured if there is a `measure`.
+
+        Raises:
+            InfeasibleBudget: the target cannot be reached.
+        """
+        if self._budget.target_macs is not None:
+            return self.saving(self._share("macs", self._budget.target_macs), saved_macs)
+        if self._budget.target_params is not None:
+            return self.saving(self._share("params", self._budget.target_params), saved_params)
+        return self._worth_it(lambda: _strongest(self._options))
+
+    def saving(self, save: float, amount: Amount) -> dict[str, Candidate]:
+        """Least loss while at least `save` is saved, explicit ranks included.
+
+        Raises:
+            InfeasibleBudget: that much cannot be saved.
+        """
+        already = math.fsum(map(amount, self._fixed.values()))
+        return self._worth_it(lambda: allocate(self._options, save - already, amount), failing=True)
+
+    def timed(self, seconds: Callable[[ConvSpec], float], progress: Progress | None = None) -> None:
+        """Measure every candidate that is not dominated, and keep those that gain time, with the time that they save.
+
+        Args:
+            seconds: time of an original layer.
+            progress: is told the fraction that is done.
+
+        Raises:
+            ValueError: there is nothing to measure with.
+        """
+        if self._measure is None:
+            raise ValueError("the time of a candidate needs a measurement")
+        for number, (name, found) in enumerate(list(self._options.items())):
+            before = seconds(self._bench.layers[name].spec)
+            kept = []
+            for candidate in thinned(undominated(found, saved_macs)):
+                speedup = self._speedup(candidate)
+                if speedup >= LEAST_SPEEDUP:
+                    timed = replace(candidate, saved_s=before * (1 - 1 / speedup))
+                    self._speedups[timed] = speedup
+                    kept.append(timed)
+            if found and not kept:
+                self._reasons[name] = Ineligible(code="not_faster", reason="no family and rank runs faster, measured")
+            self._options[name] = undominated(kept, saved_seconds)
             if progress:
-                progress((number + 1) / len(free))
-    speedups: dict[Candidate, float] = {}
-    while True:
-        failure: InfeasibleBudget | None = None
-        try:
-            chosen = fixed | _choose(bench, budget, options, fixed)
-        except InfeasibleBudget as error:
-            if measure is None:
-                raise
-            failure = error
-            chosen = _strongest(budget, options)  # what the message says can be reached must be measured, too
-        if measure is None:
-            break
-        speedups |= {c: _speedup(bench, c, measure) for c in chosen.values() if c not in speedups}
-        slow = [c for name, c in chosen.items() if name not in fixed and speedups[c] < LEAST_SPEEDUP]
-        if failure is not None and not slow:
-            raise failure
-        if not slow:
-            break
-        for candidate in slow:
-            reasons[candidate.layer] = Ineligible(code="not_faster", reason=(
-                f"rank {candidate.ranks[0]} runs at {speedups[candidate]:.2f}x of the original layer, measured"))
-            left = options[candidate.layer]
-            options[candidate.layer] = tuple(c for c in left if c.strategy != candidate.strategy
-                                              or c.saved_macs > candidate.saved_macs)
-    return Selection(layers=_planned(bench, chosen, speedups),
-                     skipped=_skipped(bench, chosen, reasons, options, budget))
+                progress((number + 1) / len(self._options))
+        for name, candidate in self._fixed.items():
+            before = seconds(self._bench.layers[name].spec)
+            self._fixed[name] = replace(candidate, saved_s=before * (1 - 1 / self._speedup(candidate)))
 
+    def within(self, loss: float, amount: Amount) -> dict[str, Candidate]:
+        """The choice that saves most while the predicted losses add up to at most `loss`."""
+        most = math.fsum(max((amount(c) for c in found), default=0.0) for found in self._options.values())
+        low, high, best = 0.0, 1.0, dict[str, Candidate]()
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            found = allocate(self._options, most * middle, amount)
+            if math.fsum(c.loss for c in found.values()) <= loss:
+                low, best = middle, found
+            else:
+                high = middle
+        return self._fixed | best
 
-def _choose(bench: Workbench, budget: Budget, options: Options, fixed: Mapping[str, Candidate]) -> dict[str, Candidate]:
-    if budget.target_macs is None:
-        return _strongest(budget, options)
-    if budget.max_error is not None:
-        limit = budget.max_error
-        options = {name: tuple(c for c in found if c.error <= limit) for name, found in options.items()}
-    total = sum(layer.spec.macs or 0 for layer in bench.layers.values())
-    already = sum(c.saved_macs for c in fixed.values())
-    try:
-        return allocate(options, int(total * (1 - budget.target_macs)) - already)
-    except InfeasibleBudget as error:
-        most = already + sum(max((c.saved_macs for c in found), default=0) for found in options.values())
+    def most(self, amount: Amount) -> float:
+        """What all layers at their cheapest save."""
+        free = math.fsum(max((amount(c) for c in found), default=0.0) for found in self._options.values())
+        return free + math.fsum(map(amount, self._fixed.values()))
+
+    def _share(self, what: str, kept: float) -> float:
+        """What has to be saved of the whole model."""
+        total = sum((layer.spec.macs or 0) if what == "macs" else layer.spec.params
+                    for layer in self._bench.layers.values())
+        return int(total * (1 - kept))
+
+    def _worth_it(self, choose: Callable[[], dict[str, Candidate]], *, failing: bool = False) -> dict[str, Candidate]:
+        """A choice without layers that do not pay in measured time."""
+        least = SAME_SPEED if self._budget.counts_work else LEAST_SPEEDUP
+        while True:
+            failure: InfeasibleBudget | None = None
+            try:
+                found = choose()
+            except InfeasibleBudget as error:
+                if self._measure is None or not failing:
+                    raise self._explained(error) from error
+                failure, found = error, _strongest(self._options)  # what the message promises must be measured, too
+            if self._measure is None:
+                return self._fixed | found
+            slow = [c for c in found.values() if self._speedup(c) < least]
+            if not slow:
+                if failure is not None:
+                    raise self._explained(failure) from failure
+                for candidate in self._fixed.values():
+                    self._speedup(candidate)
+                return self._fixed | found
+            for candidate in slow:
+                self._give_up(candidate)
+
+    def _speedup(self, candidate: Candidate) -> float:
+        if candidate not in self._speedups:
+            spec = self._bench.layers[candidate.layer].spec
+            assert self._measure is not None
+            self._speedups[candidate] = self._measure(spec, by_name(candidate.strategy).chain(spec, candidate.ranks))
+        return self._speedups[candidate]
+
+    def _give_up(self, slow: Candidate) -> None:
+        """Drop a candidate, and those of its family that save less."""
+        ranks = ",".join(map(str, slow.ranks))
+        self._reasons[slow.layer] = Ineligible(code="not_faster", reason=(
+            f"rank {ranks} runs at {self._speedups[slow]:.2f}x of the original layer, measured"))
+        self._options[slow.layer] = tuple(c for c in self._options[slow.layer] if c.strategy != slow.strategy
+                                          or c.saved_macs > slow.saved_macs)
+
+    def _explained(self, error: InfeasibleBudget) -> InfeasibleBudget:
+        """The same failure in terms of what the user asked for."""
+        budget, where = self._budget, self._bench.model.where
         bound = "" if budget.max_error is None else f" within --max-error {budget.max_error:g}"
-        raise InfeasibleBudget(
-            f"--target-macs {budget.target_macs:g}: {bench.model.where} can go down to {1 - most / max(total, 1):.3f} "
-            f"of its MACs{bound}; ask for more than that") from error
+        for option, unit, kept, amount in (("--target-macs", "MACs", budget.target_macs, saved_macs),
+                                           ("--target-params", "parameters", budget.target_params, saved_params)):
+            if kept is not None:
+                whole = self._share(unit.lower().replace("parameters", "params"), 0.0)
+                least = 1 - self.most(amount) / max(whole, 1)
+                return InfeasibleBudget(f"{option} {kept:g}: {where} can go down to {least:.3f} of its {unit}{bound}; "
+                                        "ask for more than that")
+        return error
+
+    def selection(self, chosen: Mapping[str, Candidate]) -> Selection:
+        """Layers to rewrite and layers to leave."""
+        return Selection(layers=_planned(self._bench, chosen, self._speedups),
+                         skipped=_skipped(self._bench, chosen, self._reasons, self._options, self._budget))
 
 
-def _strongest(budget: Budget, options: Options) -> dict[str, Candidate]:
-    """Of every layer the candidate that saves most within the error limit, if there is one."""
-    limit = 1.0 if budget.max_error is None else budget.max_error
-    best = {name: cheapest_within(found, limit) for name, found in options.items()}
+def undominated(candidates: Iterable[Candidate], amount: Amount) -> tuple[Candidate, ...]:
+    """Candidates that no other one beats both in what it saves and in its loss, least saving first."""
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (-amount(c), c.loss)):
+        if not kept or candidate.loss < kept[-1].loss:
+            kept.append(candidate)
+    return tuple(reversed(kept))
+
+
+def thinned(candidates: Sequence[Candidate], most: int = 14) -> tuple[Candidate, ...]:
+    """At most so many of them, evenly spread, the first and the last included."""
+    if len(candidates) <= most:
+        return tuple(candidates)
+    return tuple(candidates[round(i * (len(candidates) - 1) / (most - 1))] for i in range(most))
+
+
+def _strongest(options: Options) -> dict[str, Candidate]:
+    """Of every layer the candidate that saves most, if there is one."""
+    best = {name: max(found, key=saved_macs, default=None) for name, found in options.items()}
     return {name: c for name, c in best.items() if c is not None}
 
 
@@ -153,11 +280,6 @@ def _explicit(bench: Workbench, name: str, rank: int) -> Candidate:
     return bench.candidate(layer, strategy, (rank,))
 
 
-def _speedup(bench: Workbench, candidate: Candidate, measure: Measure) -> float:
-    spec = bench.layers[candidate.layer].spec
-    return measure(spec, by_name(candidate.strategy).chain(spec, candidate.ranks))
-
-
 def _planned(bench: Workbench, chosen: Mapping[str, Candidate],
              speedups: Mapping[Candidate, float]) -> tuple[PlannedLayer, ...]:
     return tuple(
@@ -172,17 +294,17 @@ def _skipped(bench: Workbench, chosen: Mapping[str, Candidate], reasons: Mapping
     for name in bench.layers:
         if name in chosen:
             continue
-        why = reasons.get(name) or _unchosen(options.get(name), budget)
+        least = min((row.error for row in bench.table(bench.layers[name])), default=1.0) if name in options else 1.0
+        why = reasons.get(name) or _unchosen(options.get(name), least, budget)
         result.append(SkippedLayer(layer=name, code=why.code, reason=why.reason))
     return tuple(result)
 
 
-def _unchosen(candidates: Sequence[Candidate] | None, budget: Budget) -> Ineligible:
+def _unchosen(candidates: Sequence[Candidate] | None, least: float, budget: Budget) -> Ineligible:
     if candidates is None:
         return Ineligible(code="not_asked", reason="only the layers named with --rank are rewritten")
-    best = min((c.error for c in candidates), default=1.0)
-    if budget.max_error is not None and best > budget.max_error:
-        return Ineligible(code="error", reason=f"the least error that saves MACs is {best:.3f}, above the allowed "
+    if budget.max_error is not None and not candidates:
+        return Ineligible(code="error", reason=f"the least error that saves MACs is {least:.3f}, above the allowed "
                                                f"{budget.max_error:g}")
     return Ineligible(code="not_needed", reason="the target is met without it")
 

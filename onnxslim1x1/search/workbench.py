@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,16 @@ from onnxslim1x1.search.candidates import Candidate, eligible_families, rank_gri
 from onnxslim1x1.search.loss import LossModel
 from onnxslim1x1.spec import Factorization, Ineligible, Ints
 from onnxslim1x1.strategies import Decomposition, Strategy, by_name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One family at given ranks on a layer: relative error, and loss as the decomposition predicts it."""
+
+    strategy: str
+    ranks: Ints
+    error: float
+    loss: float
 
 
 class Workbench:
@@ -40,6 +51,7 @@ class Workbench:
         self._weightings = dict(weightings or {})
         self._constants = constants(model)
         self._decompositions: dict[tuple[str, str], Decomposition] = {}
+        self._tables: dict[str, tuple[Row, ...]] = {}
 
     def families(self, layer: Layer) -> tuple[Strategy, ...] | Ineligible:
         """Families that can serve a layer with a rank worth trying, or why none can."""
@@ -53,11 +65,32 @@ class Workbench:
         """
         key = (layer.name, strategy.name)
         if key not in self._decompositions:
-            weight = self._values(layer.weight, layer)
-            bias = None if layer.bias is None else self._values(layer.bias, layer)
+            if self._moments:  # each holds matrices as large as the statistics: those of one layer at a time
+                self._decompositions = {k: v for k, v in self._decompositions.items() if k[0] == layer.name}
             self._decompositions[key] = strategy.decompose(
-                layer.spec, weight, bias, self._moments.get(layer.output), self._weightings.get(layer.output))
+                layer.spec, self.weight(layer), self.bias(layer), self._moments.get(layer.output),
+                self.weighting(layer))
         return self._decompositions[key]
+
+    def weight(self, layer: Layer) -> NDArray[Any]:
+        """Kernel of a layer.
+
+        Raises:
+            ModelError: the values cannot be read, or are not finite.
+        """
+        return self._values(layer.weight, layer)
+
+    def bias(self, layer: Layer) -> NDArray[Any] | None:
+        """Bias of a layer, if it has one.
+
+        Raises:
+            ModelError: the values cannot be read, or are not finite.
+        """
+        return None if layer.bias is None else self._values(layer.bias, layer)
+
+    def weighting(self, layer: Layer) -> OutputWeighting | None:
+        """How the output directions of a layer are weighed, or None for alike."""
+        return self._weightings.get(layer.output)
 
     def forget_weighting(self, layer: Layer) -> OutputWeighting:
         """Treat all output directions of a layer alike from now on; returns the weighting that it had.
@@ -75,6 +108,30 @@ class Workbench:
 
     def _drop(self, layer: Layer) -> None:
         self._decompositions = {k: v for k, v in self._decompositions.items() if k[0] != layer.name}
+        self._tables.pop(layer.name, None)
+
+    def table(self, layer: Layer) -> tuple[Row, ...]:
+        """Errors and predicted losses of all families and ranks worth trying on a layer; none if it is ineligible.
+
+        Raises:
+            ModelError: as in `decomposition`.
+        """
+        if layer.name not in self._tables:
+            families = self.families(layer)
+            self._tables[layer.name] = () if isinstance(families, Ineligible) else tuple(
+                self._row(layer, strategy, ranks)
+                for strategy in families for ranks in rank_grid(strategy, layer.spec, self.block))
+        return self._tables[layer.name]
+
+    def adopt(self, layer: Layer, table: Sequence[Row], *, weighted: bool) -> None:
+        """Take the table of a layer from an earlier run, and its weighting only if that was `weighted`."""
+        if not weighted:
+            self._weightings.pop(layer.output, None)
+        self._tables[layer.name] = tuple(table)
+
+    def _row(self, layer: Layer, strategy: Strategy, ranks: Ints) -> Row:
+        found = self.decomposition(layer, strategy)
+        return Row(strategy=strategy.name, ranks=ranks, error=found.error(ranks), loss=found.loss(ranks))
 
     def is_weighted(self, layer: Layer) -> bool:
         """Whether the output directions of a layer are weighted."""
@@ -86,11 +143,7 @@ class Workbench:
         Raises:
             ModelError: as in `decomposition`.
         """
-        families = self.families(layer)
-        if isinstance(families, Ineligible):
-            return ()
-        return tuple(self.candidate(layer, strategy, ranks)
-                     for strategy in families for ranks in rank_grid(strategy, layer.spec, self.block))
+        return tuple(self._candidate(layer, row) for row in self.table(layer))
 
     def candidate(self, layer: Layer, strategy: Strategy, ranks: Ints) -> Candidate:
         """One family at given ranks on a layer.
@@ -99,11 +152,14 @@ class Workbench:
             RankError: a rank is out of range.
             ModelError: as in `decomposition`.
         """
-        found = self.decomposition(layer, strategy)
-        loss = found.loss(ranks)
+        known = next((r for r in self._tables.get(layer.name, ()) if (r.strategy, r.ranks) == (strategy.name, ranks)),
+                     None)
+        return self._candidate(layer, known or self._row(layer, strategy, ranks))
+
+    def _candidate(self, layer: Layer, row: Row) -> Candidate:
         model = self.loss_models.get(layer.name)
-        return Candidate.make(layer.name, layer.spec, strategy, ranks, error=found.error(ranks),
-                              loss=model.predict(loss) if model else loss)
+        return Candidate.make(layer.name, layer.spec, by_name(row.strategy), row.ranks, error=row.error,
+                              loss=model.predict(row.loss) if model else row.loss)
 
     def factors(self, layer: str, strategy: str, ranks: Ints) -> Factorization:
         """Factors of a layer.

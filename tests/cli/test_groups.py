@@ -10,9 +10,10 @@ import typer
 import typer.main
 from typer.testing import CliRunner
 
-from onnxslim1x1.cli import analyze, cost, slim, validate
+from onnxslim1x1.cli import analyze, cost, plan, slim, validate
+from onnxslim1x1.cli.apply import ApplyFlags
 from onnxslim1x1.cli.groups import grouped
-from onnxslim1x1.cli.options import BudgetFlags, DataFlags, GateFlags, OutputFlags, RunFlags
+from onnxslim1x1.cli.options import BudgetFlags, DataFlags, GateFlags, ImageFlags, OutputFlags, RunFlags
 from onnxslim1x1.errors import OptionError
 
 
@@ -99,7 +100,7 @@ def test_a_function_without_groups_keeps_its_options():
 
 @pytest.mark.parametrize(("module", "groups"), [
     (cost, [OutputFlags]), (analyze, [RunFlags, OutputFlags]),
-    (validate, [DataFlags, GateFlags, RunFlags, OutputFlags]),
+    (validate, [DataFlags, GateFlags, RunFlags, OutputFlags]), (plan, [BudgetFlags, ImageFlags, RunFlags, OutputFlags]),
     (slim, [BudgetFlags, DataFlags, GateFlags, RunFlags, OutputFlags])])
 def test_commands_offer_all_options_of_their_groups(module, groups):
     app = typer.Typer()
@@ -109,7 +110,7 @@ def test_commands_offer_all_options_of_their_groups(module, groups):
         assert {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(group)} <= offered
 
 
-@pytest.mark.parametrize("group", [BudgetFlags, DataFlags, GateFlags, OutputFlags, RunFlags])
+@pytest.mark.parametrize("group", [ApplyFlags, BudgetFlags, DataFlags, GateFlags, ImageFlags, OutputFlags, RunFlags])
 def test_groups_are_frozen_and_every_option_is_explained(group):
     values = group()
     for f in dataclasses.fields(group):
@@ -135,6 +136,19 @@ def test_run_flags_become_options():
     run.stage("factorising")(0.5)
     assert told == [("factorising", 0.5)]
     assert RunFlags().options(None).stage("factorising") is None
+
+
+def test_run_flags_choose_where_results_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ONNXSLIM1X1_CACHE", str(tmp_path / "b"))
+    assert RunFlags().options(None).store.folder == tmp_path / "b"
+    assert RunFlags(cache=tmp_path / "a").options(None).store.folder == tmp_path / "a"
+    assert RunFlags(no_cache=True).options(None).store.folder is None
+    with pytest.raises(OptionError, match=r"^--cache .*contradicts --no-cache"):
+        RunFlags(cache=tmp_path, no_cache=True).options(None)
+    (tmp_path / "b").write_text("no folder")
+    RunFlags().options(None).store.put_value("loss", {}, 1)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.split(" ")[0], captured.err.count("\n")) == ("", "warning:", 1)
 
 
 def test_data_flags_become_a_treatment_of_images(tmp_path):

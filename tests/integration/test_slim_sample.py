@@ -62,7 +62,7 @@ def test_half_of_the_work_is_gone(slimmed):
             assert shapes[name][1] == rank
             name = makers[inputs[name]]
             assert shapes[name][0] == rank
-        assert all(rank % slimmed.plan.block == 0 for rank in planned.ranks)
+        assert all(rank % slimmed.plan.environment.block == 0 for rank in planned.ranks)
 
 
 def test_the_answers_are_as_right_as_before(slimmed):

@@ -14,9 +14,10 @@ from onnxslim1x1.api import SlimResult
 from onnxslim1x1.report.slimming import layer_table, outcome_line, slim_json, slim_report
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import OutputDiff
+from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.verdict import CheckResult, Gate, ValidationReport
 from onnxslim1x1.search.pipeline import RewriteResult
-from onnxslim1x1.search.plan import PlannedLayer, RewritePlan, SkippedLayer
+from onnxslim1x1.search.plan import Budget, PlannedLayer, PlannedModel, RewritePlan, SkippedLayer
 from onnxslim1x1.spec import Cost
 
 LONG = ("/backbone/features/denseblock4/denselayer{}/conv2/Conv",
@@ -55,9 +56,13 @@ def validation(**changes):
 
 
 def result(**changes):
-    plan = RewritePlan(tool=f"onnxslim1x1 {onnxslim1x1.__version__}", model_sha256="cd" * 32, seed=3, block=16,
-                       data="images/digits_calibration.npz", layers=LAYERS, skipped=SKIPPED)
-    values = {"plan": plan, "rewrite": RewriteResult(model=None, applied=LAYERS, skipped=SKIPPED, notes=()),
+    environment = Environment(cpu="Some CPU", isa=("avx2",), cores=4, block=16, onnxruntime="1.30.0", onnx="1.20.0",
+                              python="3.12.1", platform="Linux-x86_64", providers=("CPUExecutionProvider",), threads=2)
+    plan = RewritePlan(tool=f"onnxslim1x1 {onnxslim1x1.__version__}", seed=3, environment=environment, data=None,
+                       model=PlannedModel(path="net.onnx", sha256="cd" * 32), budget=Budget(max_error=0.1),
+                       before=Cost(params=435_000, macs=111_183_424), after=Cost(params=210_000, macs=53_500_000),
+                       layers=LAYERS, skipped=SKIPPED)
+    values = {"plan": plan, "rewrite": RewriteResult(model=None, plan=plan, notes=()),
               "output": Path("slim.onnx"), "before": Cost(params=435_000, macs=111_183_424),
               "after": Cost(params=210_000, macs=53_500_000), "validation": validation(),
               "warnings": ("input images: free dimension N set to 1 (change it with --dim N=...)",)}
@@ -104,6 +109,12 @@ def test_the_figures_of_a_layer():
     assert lines[2].split() == ["inception_a/5x5", "reduce", "32", "0.058", "29.5M", "9.83M", "2.70x"]
     assert lines[3].split() == ["inception_b/3x3", "reduce", "1008", "0.058", "1.85G", "617M", "-"]
     assert lines[4].split() == ["x", "reduce", "8", "1.000", "512", "170", "12.35x"]
+
+
+def test_without_a_measured_speed_up_there_is_no_column_for_it():
+    lines = rendered([layer_table(tuple(dataclasses.replace(p, speedup=None) for p in LAYERS[:2]))], 80)
+    assert lines[0].split() == ["layer", "family", "rank", "error", "MACs", "after"]
+    assert lines[2].split() == ["inception_a/5x5", "reduce", "32", "0.058", "29.5M", "9.83M"]
 
 
 def test_layers_that_are_left_alone_are_counted_by_reason():
@@ -164,7 +175,7 @@ def test_json_says_what_was_done():
         "weighted": False}
     assert found["plan"]["skipped"][0] == {"layer": "stem/conv1", "code": "few_channels",
                                            "reason": "1 input channel(s) cannot be reduced"}
-    assert (found["plan"]["seed"], found["plan"]["block"]) == (3, 16)
+    assert (found["plan"]["seed"], found["plan"]["environment"]["block"]) == (3, 16)
     assert found["validation"]["latency"]["speedup"] == 1.87
     assert found["validation"]["passed"] is True
     assert found["warnings"] == list(result().warnings)

@@ -128,3 +128,57 @@ def test_paths_without_data(tmp_path):
     refused(r"a\.txt: neither a folder of images", tmp_path / "d" / "a.txt")
     with pytest.raises(DataError, match="the model has no inputs"):
         load_dataset(tmp_path / "d", preprocess=RAW, inputs=[])
+
+
+# ---- digests ----
+
+def test_the_digest_of_a_folder_is_that_of_its_contents_in_order(folder, tmp_path):
+    digest = load(folder).digest
+    assert digest == load(folder).digest
+    assert len(digest) == 64
+    for number, seed in enumerate(SORTED_SEEDS):  # other names and places, the same order
+        save(tmp_path / "copy" / f"{number}.png", picture(seed))
+    assert load(tmp_path / "copy").digest == digest
+    (tmp_path / "copy" / "0.png").rename(tmp_path / "copy" / "9.png")
+    assert load(tmp_path / "copy").digest != digest
+    pixels = picture(0)
+    pixels[5, 8, 2] ^= 1
+    save(folder / "c.png", pixels)
+    assert load(folder).digest != digest
+
+
+def test_the_digest_tells_everything_apart_that_a_model_is_fed(folder):
+    variants = [
+        load(folder), load(folder, UNIT), load(folder, preprocess("unit", channel_order="bgr")),
+        load(folder, preprocess("unit", mean=0.5)), load(folder, preprocess("raw", resize=(6, 9))),
+        load(folder, model=spec(1, 3, 6, 9, free=())), load(folder, model=spec(1, 3, 6, 9, name="z")),
+        load(folder, model=spec(1, 3, 6, 9, dtype=np.float16)), load(folder, model=spec(1, 6, 9, 3)),
+        load(folder, limit=2), load(folder).subset([0, 1]), load(folder).subset([1, 0])]
+    assert len({dataset.digest for dataset in variants}) == len(variants)
+    assert load(folder, limit=2).digest == load(folder).subset([1, 3]).digest
+    assert load(folder, preprocess(None)).digest == load(folder, UNIT).digest  # what a preset is called is no matter
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, ">f4", bool])
+def test_the_digest_of_arrays_is_that_of_their_rows(dtype, tmp_path):
+    images = np.stack([picture(s) for s in range(5)])
+    values = images.astype(dtype)
+    np.savez(tmp_path / "a.npz", images=values, labels=np.arange(5))
+    np.savez_compressed(tmp_path / "b.npz", x=values)
+    np.save(tmp_path / "c.npy", values)
+    first, *others = (load(tmp_path / name) for name in ("a.npz", "b.npz", "c.npy"))
+    assert {dataset.digest for dataset in others} == {first.digest}  # neither labels nor the container matter
+    assert load(tmp_path / "c.npy", limit=2).digest == first.subset([1, 3]).digest != first.digest
+    changed = values.copy()
+    changed[4, 5, 8, 2] = changed[4, 5, 8, 2] == 0
+    np.save(tmp_path / "c.npy", changed)
+    assert load(tmp_path / "c.npy").digest != first.digest
+    np.save(tmp_path / "c.npy", values.transpose(0, 3, 1, 2))
+    assert load(tmp_path / "c.npy").digest != first.digest
+
+
+def test_the_digest_of_a_file_that_vanished_is_an_error(folder):
+    dataset = load(folder)
+    (folder / "9.png").unlink()
+    with pytest.raises(DataError, match=r"9\.png: cannot be read"):
+        _ = dataset.digest

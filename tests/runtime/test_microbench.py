@@ -9,11 +9,13 @@ import pytest
 
 import onnxslim1x1.runtime.microbench as module
 from onnxslim1x1.errors import OptionError, RuntimeFailure
+from onnxslim1x1.runtime import hardware
 from onnxslim1x1.runtime.benchmark import timing_options
 from onnxslim1x1.runtime.hardware import channel_block
 from onnxslim1x1.runtime.kernels import KernelRun, recording
 from onnxslim1x1.runtime.microbench import chain_model, clear_cache, compare_chain, time_chain
 from onnxslim1x1.runtime.session import CPU, create_session, input_specs, random_feeds
+from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.spec import ConvSpec
 
 PLAIN = ConvSpec.make(24, 32, kernel=(3, 5), in_size=(11, 9), pads=(0, 1, 2, 3), stride=(2, 1), dilation=(1, 2))
@@ -145,6 +147,95 @@ def test_figures_are_remembered_by_layers_threads_and_provider(monkeypatch):
     clear_cache()
     time_chain([PLAIN], threads=1)
     assert len(calls) == 4
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What was measured, in place of measuring: the sum of output channels, times a number that grows."""
+    calls = []
+
+    def measure(chains, threads, provider, _budget_s):
+        calls.append((chains, threads, provider))
+        return tuple(len(calls) * float(sum(s.out_channels for s in chain)) for chain in chains)
+
+    monkeypatch.setattr(module, "_measure", measure)
+    return calls
+
+
+@pytest.fixture
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("cache"), warn=pytest.fail)
+
+
+def test_figures_outlive_the_process(measured, store):
+    chain = reduced(PLAIN, 16)
+    for _ in range(2):
+        clear_cache()
+        assert time_chain([PLAIN], threads=1, store=store) == 32.0
+        assert compare_chain(PLAIN, chain, threads=1, store=store) == (2 * 32.0) / (2 * 48.0)
+        assert time_chain([PLAIN], threads=1, store=store) == 32.0  # that of the pair is another one
+    assert len(measured) == 2
+    assert [entry.kind for entry in store.entries()] == ["latency", "latency"]
+    clear_cache()
+    assert time_chain([PLAIN], threads=1, store=NO_STORE) == 3 * 32.0
+
+
+def test_a_run_that_is_cut_off_keeps_what_it_measured(measured, store, monkeypatch):
+    time_chain([PLAIN], store=store)
+    fake = module._measure
+
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare_chain(PLAIN, reduced(PLAIN, 16), store=store)
+    assert len(store.entries()) == 1
+    clear_cache()
+    assert time_chain([PLAIN], store=store) == 32.0
+    monkeypatch.setattr(module, "_measure", fake)
+    assert compare_chain(PLAIN, reduced(PLAIN, 16), store=store) == 32 / 48
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("cpu", "another"), ("isa", ("avx2",)), ("cores", 99), ("block", 4), ("onnxruntime", "0.1"), ("platform", "Plan9")])
+def test_another_machine_or_runtime_is_measured_anew(field, value, measured, store, monkeypatch):
+    real = module.environment
+    time_chain([PLAIN], store=store)
+    clear_cache()
+    monkeypatch.setattr(module, "environment", lambda **options: replace(real(**options), **{field: value}))
+    time_chain([PLAIN], store=store)
+    assert len(measured) == 2
+
+
+def test_versions_that_do_not_matter_do_not_count(measured, store, monkeypatch):
+    real = hardware.environment
+    time_chain([PLAIN], store=store)
+    clear_cache()
+    monkeypatch.setattr(module, "environment", lambda **options: replace(real(**options), onnx="0", python="2.7"))
+    time_chain([PLAIN], store=store)
+    assert len(measured) == 1
+
+
+@pytest.mark.parametrize("change", [
+    {"in_channels": 40}, {"out_channels": 40}, {"kernel": (5, 3)}, {"stride": (1, 2)}, {"dilation": (2, 1)},
+    {"pads": (1, 0, 2, 3)}, {"groups": 2}, {"bias": False}, {"in_size": (9, 11)}, {"batch": 2}])
+def test_another_geometry_is_measured_anew(change, measured, store):
+    time_chain([PLAIN], store=store)
+    time_chain([replace(PLAIN, **change)], store=store)
+    clear_cache()
+    time_chain([replace(PLAIN, **change)], store=store)
+    assert len(measured) == 2
+
+
+def test_threads_count_and_spellings_of_padding_do_not(measured, store):
+    same = ConvSpec.make(6, 8, kernel=(3, 2), in_size=(11, 8), stride=(2, 3), auto_pad="SAME_UPPER")
+    time_chain([same], threads=1, store=store)
+    time_chain([replace(same, auto_pad="NOTSET", pads=same.explicit_pads)], threads=1, store=store)
+    assert len(measured) == 1
+    time_chain([same], threads=2, store=store)
+    assert len(measured) == 2
 
 
 def test_a_comparison_is_old_over_new():

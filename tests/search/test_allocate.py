@@ -121,7 +121,7 @@ def test_nothing_is_done_for_nothing(target):
 def test_infeasible_says_what_is_asked_and_what_is_possible(rows, target, reachable):
     with pytest.raises(InfeasibleBudget) as caught:
         allocate(table(rows), target)
-    assert f"save {reachable} MACs" in str(caught.value)
+    assert f"save {reachable} at most" in str(caught.value)
     assert f"{target:,}" in str(caught.value)
 
 

@@ -14,10 +14,12 @@ import onnxslim1x1
 from onnxslim1x1.errors import DataError, PlanMismatchError, RankError, UnknownLayerError
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.runtime import calibration as runtime_calibration
+from onnxslim1x1.runtime.hardware import environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
+from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search import pipeline
 from onnxslim1x1.search.pipeline import Subject, make_plan, model_cost, provenance, rewrite, total_cost, workbench
-from onnxslim1x1.search.plan import Budget, PlannedLayer
+from onnxslim1x1.search.plan import Budget, PlannedData, PlannedLayer, PlannedModel
 from onnxslim1x1.spec import Cost
 
 TEXT = """
@@ -146,10 +148,12 @@ def test_an_open_budget_means_a_small_error(path, calibration, with_data):
 def test_a_plan_says_what_it_was_made_for(path, calibration):
     plan, bench = planned(path, Budget(max_error=0.3), calibration, seed=5)
     assert plan.tool == f"onnxslim1x1 {onnxslim1x1.__version__}"
-    assert plan.model_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (plan.schema_version, plan.seed, plan.block, plan.data) == (1, 5, BLOCK, str(calibration.path))
+    assert plan.model == PlannedModel(path="net.onnx", sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (plan.schema_version, plan.seed, plan.budget) == (1, 5, Budget(max_error=0.3))
+    assert plan.environment == environment(threads=0)
+    assert (plan.data.path, plan.data.limit, plan.data.images) == (str(calibration.path), None, 12)
     assert bench.block == BLOCK
-    assert planned(path, Budget(max_error=0.3))[0].data == "weights"
+    assert planned(path, Budget(max_error=0.3))[0].data is None
     assert {p.speedup for p in plan.layers} == {2.0}
 
 
@@ -324,7 +328,8 @@ def test_costs_are_those_of_the_shapes_that_were_asked_for(path):
 
 def test_provenance_names_the_data_only_by_its_last_part(path, tmp_path):
     plan, _ = planned(path, Budget(ranks={"wide": 4}))
-    found = json.loads(provenance(dataclasses.replace(plan, data=str(tmp_path / "deep" / "faces"))))
+    data = PlannedData(path=str(tmp_path / "deep" / "faces"), preprocess=preprocess(), limit=None, images=3, sha256="")
+    found = json.loads(provenance(dataclasses.replace(plan, data=data)))
     assert found["data"] == "faces"
     assert json.loads(provenance(plan))["data"] == "weights"
 

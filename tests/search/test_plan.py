@@ -2,12 +2,28 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 from onnxslim1x1.errors import OptionError
-from onnxslim1x1.search.plan import PLAN_SCHEMA_VERSION, Budget, PlannedLayer, RewritePlan, SkippedLayer
+from onnxslim1x1.runtime.hardware import Environment
+from onnxslim1x1.runtime.options import DataOptions, RunOptions
+from onnxslim1x1.runtime.preprocess import preprocess
+from onnxslim1x1.search.plan import (
+    PLAN_SCHEMA_VERSION,
+    Budget,
+    PlannedData,
+    PlannedLayer,
+    PlannedModel,
+    RewritePlan,
+    SkippedLayer,
+    cost_after,
+)
 from onnxslim1x1.spec import Cost
+
+HERE = Environment(cpu="Some CPU", isa=(), cores=4, block=8, onnxruntime="1.30.0", onnx="1.20.0", python="3.12.1",
+                   platform="Linux-x86_64", providers=("CPUExecutionProvider",), threads=3)
 
 
 @pytest.mark.parametrize("value", [1e-9, 0.05, 0.1, 0.5, 0.999, 1, 1.0])
@@ -53,8 +69,8 @@ def test_values_are_frozen_and_compare_by_content():
     cost = Cost(params=3, macs=5)
     layer = PlannedLayer(layer="a", strategy="reduce", ranks=(8,), error=0.1, before=cost, after=cost)
     skipped = SkippedLayer(layer="b", code="dense", reason="a dense layer")
-    plan = RewritePlan(tool="onnxslim1x1 0", model_sha256="f" * 64, seed=0, block=8, data="weights", layers=(layer,),
-                       skipped=(skipped,))
+    plan = RewritePlan(tool="onnxslim1x1 0", model=PlannedModel(path=None, sha256="f" * 64), environment=HERE, seed=0,
+                       budget=Budget(), data=None, before=cost, after=cost, layers=(layer,), skipped=(skipped,))
     assert plan.schema_version == PLAN_SCHEMA_VERSION == 1
     assert layer.speedup is None
     assert plan == dataclasses.replace(plan)
@@ -62,3 +78,43 @@ def test_values_are_frozen_and_compare_by_content():
     for value, name in ((Budget(), "max_error"), (layer, "error"), (skipped, "code"), (plan, "seed")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, 1)
+
+
+def plan(**changes):
+    values = {"tool": "onnxslim1x1 0", "model": PlannedModel(path="a.onnx", sha256="f" * 64), "environment": HERE,
+              "seed": 7, "input_shapes": {"x": (2, 3, 5, 4)}, "dims": {"N": 2}, "budget": Budget(), "data": None,
+              "before": Cost(params=9, macs=8), "after": Cost(params=7, macs=6), "layers": (), "skipped": ()}
+    return RewritePlan(**(values | changes))
+
+
+@pytest.mark.parametrize(("given", "threads"), [
+    (None, 3), (RunOptions(), 3), (RunOptions(threads=1), 1),
+    (RunOptions(threads=5, seed=1, provider="cuda", dims={"M": 4}, input_shapes={"y": (1,)}), 5)])
+def test_a_plan_runs_as_it_was_made_but_for_the_threads(given, threads):
+    run = plan().run_options(given)
+    assert (run.threads, run.seed, run.provider) == (threads, 7, None)
+    assert (run.input_shapes, run.dims) == ({"x": (2, 3, 5, 4)}, {"N": 2})
+
+
+def test_progress_and_the_store_are_not_part_of_a_plan():
+    given = RunOptions(progress=print)
+    run = plan().run_options(given)
+    assert (run.progress, run.store) == (print, given.store)
+
+
+@pytest.mark.parametrize("path", ["photos/faces", "faces.npz"])
+def test_data_can_be_opened_again_and_elsewhere(path):
+    prep = preprocess("imagenet", resize=(240, 230))
+    data = PlannedData(path=path, preprocess=prep, limit=5, images=4, sha256="0" * 64)
+    assert data.name == Path(path).name
+    assert data.options() == DataOptions(path=Path(path), preprocess=prep, limit=5)
+    assert data.options(Path("x")) == DataOptions(path=Path("x"), preprocess=prep, limit=5)
+
+
+def test_the_cost_after_a_rewrite():
+    layers = [PlannedLayer(layer=str(i), strategy="reduce", ranks=(8,), error=0.1, before=Cost(params=10 * i, macs=7),
+                           after=Cost(params=i, macs=5)) for i in (1, 2)]
+    before = Cost(params=100, macs=50)
+    assert cost_after(before, layers) == Cost(params=100 - 9 - 18, macs=50 - 2 - 2)
+    assert cost_after(before, iter(layers)) == cost_after(before, layers)
+    assert cost_after(before, ()) == before

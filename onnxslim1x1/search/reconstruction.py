@@ -1,0 +1,224 @@
+"""Fitting the factors of a plan anew, layer by layer, to what the rewritten model really feeds them.
+
+Two tracks of the calibration data go through the original and through the rewritten model, from layer to layer in graph
+order. At each layer the targets come from the original and the inputs from the rewritten model (asymmetric
+reconstruction, Zhang et al. 2016, section 3.3); a layer in front of an addition also corrects what the shortcut brings,
+and a ReLU behind the layer is taken into account. What does not lower the loss on held-out images is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from onnxslim1x1.graph.edit import GraphEdit, reads
+from onnxslim1x1.graph.layers import Layer
+from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.rewrite import replace_layer
+from onnxslim1x1.graph.segment import Aftermath, aftermath, readers_of
+from onnxslim1x1.linalg.refit import Affine, refit_behind_relu, regress
+from onnxslim1x1.runtime.calibration import Batches
+from onnxslim1x1.runtime.pairs import LayerPairs, collect_pairs, inner_rows
+from onnxslim1x1.runtime.replay import Replay
+from onnxslim1x1.search.plan import ASYMMETRIC, RECTIFIED, SYMMETRIC, Fit, PlannedLayer
+from onnxslim1x1.search.workbench import Workbench
+from onnxslim1x1.spec import ConvFactor, Factorization
+from onnxslim1x1.strategies import by_name
+from onnxslim1x1.strategies.base import kernel_of, patch_matrix
+
+Judge = Callable[[Model], float]
+Progress = Callable[[float], None]
+
+_RIDGE = 1e-2  # of the mean variance: factors of 10 either way change the held-out loss by a percent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steps:
+    """Which steps of the reconstruction may be tried; for ablations.
+
+    Attributes:
+        weighting: weigh output directions by the covariance of the gradient.
+        asymmetric: fit inputs of the rewritten model to outputs of the original one.
+        residual: a layer in front of an addition corrects what the shortcut brings (with `asymmetric`).
+        rectified: refit the last factor to what a ReLU behind it lets through (with `asymmetric`).
+    """
+
+    weighting: bool = True
+    asymmetric: bool = True
+    residual: bool = True
+    rectified: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Reconstruction:
+    """Factors of the planned layers.
+
+    Attributes:
+        layers: as planned, with the fit that was kept.
+        factors: by layer name.
+        loss: of the model with these factors on the held-out images, or None if there was no judge.
+    """
+
+    layers: tuple[PlannedLayer, ...]
+    factors: Mapping[str, Factorization]
+    loss: float | None = None
+
+
+def assembled(bench: Workbench, factors: Mapping[str, Factorization]) -> Model:
+    """The model with layers replaced by their factors."""
+    edit = GraphEdit(bench.model)
+    for name, found in factors.items():
+        replace_layer(edit, bench.layers[name], found.factors)
+    return edit.result()
+
+
+def symmetric(bench: Workbench, layers: Sequence[PlannedLayer]) -> dict[str, Factorization]:
+    """Factors as they come from the statistics of the original model alone.
+
+    Raises:
+        RankError: a rank is out of range.
+    """
+    return {p.layer: bench.factors(p.layer, p.strategy, p.ranks) for p in layers}
+
+
+def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches, judge: Judge | None, *,
+                steps: Steps | None = None, settings: FitSettings | None = None) -> Reconstruction:
+    """Factors for planned layers, each fit kept only where the loss on held-out images falls.
+
+    Args:
+        bench: the layers with their statistics.
+        layers: what was planned, in graph order.
+        data: images to fit to.
+        judge: loss of a model on held-out images; without it every layer gets the fit that its plan names.
+        steps: what may be tried.
+        settings: seed, threads and progress.
+
+    Raises:
+        RankError: a rank is out of range.
+        RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
+    """
+    return _Pass(bench, layers, judge, steps or Steps(), settings or FitSettings()).run(data)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FitSettings:
+    """How a reconstruction runs.
+
+    Attributes:
+        seed: of the sampled positions.
+        threads: intra-op threads.
+        progress: is told the fraction that is done.
+    """
+
+    seed: int = 0
+    threads: int = 0
+    progress: Progress | None = None
+
+
+class _Pass:
+    """One walk through the layers."""
+
+    def __init__(self, bench: Workbench, layers: Sequence[PlannedLayer], judge: Judge | None, steps: Steps,
+                 settings: FitSettings) -> None:
+        self._bench, self._judge, self._steps, self._settings = bench, judge, steps, settings
+        self._planned = {p.layer: p for p in layers}
+        self._factors = symmetric(bench, layers)
+        self._fits: dict[str, Fit] = dict.fromkeys(self._factors, SYMMETRIC)
+        self._loss = judge(assembled(bench, self._factors)) if judge else None
+
+    def run(self, data: Batches) -> Reconstruction:
+        pending = [layer for name, layer in self._bench.layers.items()
+                   if name in self._planned and layer.op_type == "Conv"]
+        if any(self._may_change(layer) for layer in pending):
+            with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
+                tracks = _Tracks(self._bench, data, Path(folder), self._settings.threads)
+                for number, layer in enumerate(pending):
+                    model = assembled(self._bench, self._factors)
+                    follow = tracks.advance(model, layer, [x.output for x in pending[number:]],
+                                            residual=self._steps.residual)
+                    if self._may_change(layer):
+                        self._choose(layer, follow, tracks)
+                    if self._settings.progress:
+                        self._settings.progress((number + 1) / len(pending))
+        layers = tuple(replace(p, fit=self._fits[name]) for name, p in self._planned.items())
+        return Reconstruction(layers=layers, factors=self._factors, loss=self._loss)
+
+    def _may_change(self, layer: Layer) -> bool:
+        """Whether a layer is fitted anew; all others are walked through just the same, so that every bit repeats."""
+        if self._judge is None:
+            return self._planned[layer.name].fit != SYMMETRIC
+        return self._steps.asymmetric
+
+    def _choose(self, layer: Layer, follow: Aftermath, tracks: _Tracks) -> None:
+        pairs = collect_pairs(tracks.original, tracks.rewritten, layer, shortcut=follow.shortcut,
+                              seed=self._settings.seed)
+        for fit, option in self._options(layer, follow, pairs, tracks.rewritten):
+            if self._judge is None:
+                if fit == self._planned[layer.name].fit:
+                    self._factors[layer.name], self._fits[layer.name] = option, fit
+                continue
+            loss = self._judge(assembled(self._bench, self._factors | {layer.name: option}))
+            if self._loss is None or loss < self._loss:
+                self._loss, self._factors[layer.name], self._fits[layer.name] = loss, option, fit
+
+    def _options(self, layer: Layer, follow: Aftermath, pairs: LayerPairs,
+                 track: Replay) -> Iterator[tuple[Fit, Factorization]]:
+        planned = self._planned[layer.name]
+        fitted = regress(pairs.joint, patch_matrix(self._bench.weight(layer)), ridge=_RIDGE)
+        option = by_name(planned.strategy).decompose(
+            layer.spec, kernel_of(fitted.map.matrix, layer.spec), fitted.map.bias, fitted.inputs,
+            self._bench.weighting(layer)).truncate(planned.ranks)
+        yield ASYMMETRIC, option
+        if self._steps.rectified and follow.rectified:
+            rows = inner_rows(track, layer, option.factors, pairs.positions, threads=self._settings.threads)
+            last = option.factors[-1]
+            start = Affine(matrix=patch_matrix(last.weight), bias=np.asarray(last.bias, np.float64))
+            better = refit_behind_relu(rows, pairs.targets, start, shortcuts=pairs.shortcuts, ridge=_RIDGE)
+            yield RECTIFIED, _with_last(option, better)
+
+
+def _with_last(found: Factorization, last: Affine) -> Factorization:
+    *first, old = found.factors
+    new = ConvFactor(role=old.role, spec=old.spec, weight=kernel_of(last.matrix, old.spec), bias=last.bias)
+    return replace(found, factors=(*first, new))
+
+
+class _Tracks:
+    """The data on its way through the original and the rewritten model."""
+
+    def __init__(self, bench: Workbench, data: Batches, folder: Path, threads: int) -> None:
+        self._model = bench.model
+        self._readers = readers_of(bench.model.proto.graph.node)
+        self._folder = folder
+        self.original = Replay(bench.model, data, folder / "original", threads=threads)
+        self._rewritten: Replay | None = None
+
+    @property
+    def rewritten(self) -> Replay:
+        """The track of the rewritten model; up to the first layer both are one."""
+        return self._rewritten or self.original
+
+    def advance(self, rewritten: Model, layer: Layer, pending: Sequence[str], *, residual: bool) -> Aftermath:
+        """Take both models to a layer; returns what follows it, the addition only if it can be corrected for."""
+        follow = aftermath(self._model, layer, self._readers)
+        if follow.shortcut and not (residual and self._is_ready(follow.shortcut, pending)):
+            follow = Aftermath()
+        extra = [follow.shortcut] if follow.shortcut else []
+        if self._rewritten is None:
+            self.original.advance(self._model, [layer.input])
+            self._rewritten = self.original.fork(self._folder / "rewritten")
+        self.original.advance(self._model, [layer.output, *extra])
+        self._rewritten.advance(rewritten, [layer.input, *extra])
+        return follow
+
+    def _is_ready(self, shortcut: str, pending: Sequence[str]) -> bool:
+        """Whether no layer that is still to be fitted, or that reads this one, has a part in the shortcut."""
+        found = {shortcut}
+        for node in reversed(self._model.proto.graph.node):
+            if found.intersection(node.output):
+                found |= reads(node)
+        return not found.intersection(pending)
