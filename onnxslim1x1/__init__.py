@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Budget,
         Check,
         DataOptions,
+        Front,
         RewritePlan,
         RunOptions,
         SlimResult,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         ValidationSettings,
         analyze,
         apply,
+        explore,
         load_plan,
         plan,
         save_plan,
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "Steps",
-           "ValidationSettings", "__version__", "analyze", "apply", "load_plan", "plan", "save_plan", "slim",
+__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult", "Steps",
+           "ValidationSettings", "__version__", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim",
            "validate"]
 
 

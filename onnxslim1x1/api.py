@@ -1,4 +1,4 @@
-"""What `import onnxslim1x1` offers: `analyze`, `plan`, `apply`, `validate` and `slim`.
+"""What `import onnxslim1x1` offers: `analyze`, `explore`, `plan`, `apply`, `validate` and `slim`.
 
 Each takes a path or an `onnx.ModelProto` and returns frozen values. Options that travel together are values, too.
 """
@@ -15,17 +15,19 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from onnxslim1x1.graph.model import Model, load
-from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save
+from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save, write_bytes
 from onnxslim1x1.graph.shapes import Shapes
-from onnxslim1x1.runtime.compare import looks_like_classifier
 from onnxslim1x1.runtime.blas import limited_blas
+from onnxslim1x1.runtime.compare import looks_like_classifier
 from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
 from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_model
 from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
+from onnxslim1x1.search import front
 from onnxslim1x1.search.analysis import Analysis, layer_profiles
+from onnxslim1x1.search.front import Front
 from onnxslim1x1.search.pipeline import (
     Calibration,
     RewriteResult,
@@ -150,6 +152,34 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
         layers=found, profile=profile, warnings=warnings)
 
 
+def explore(source: Source, budget: Budget | None = None, *, calibration: DataOptions | None = None,
+            run: RunOptions | None = None, plot: Path | str | None = None) -> Front:
+    """Find what every speed-up costs: the Pareto front of speed and loss, a few of its points measured.
+
+    Args:
+        source: path or model.
+        budget: errors, patterns and ranks that hold for all of it; no target.
+        calibration: real inputs, unlabelled.
+        run: threads, provider, shapes, seed and progress.
+        plot: picture to draw, .svg, .png or .pdf; none is drawn of a front without points.
+
+    Raises:
+        OutputError: the picture cannot be written.
+        OptionError: the budget names a target, matplotlib is missing, or an option does not fit.
+        ModelError, DataError, RuntimeFailure, UnknownLayerError, RankError: as in `plan`.
+    """
+    from onnxslim1x1.report.plot import front_image, require_drawable
+
+    options, model = run or RunOptions(), load(source)
+    if plot is not None:
+        require_drawable(Path(plot))
+        _require_output(plot, model, calibration.path if calibration else None, example="front.svg", option="--plot")
+    found = front.explore(Subject.of(model, options), budget or Budget(), calibration, options)
+    if plot is not None and found.points:
+        write_bytes(Path(plot), front_image(found, Path(plot).suffix), "--plot")
+    return found
+
+
 def plan(source: Source, budget: Budget | None = None, *, output: Path | str | None = None,
          calibration: DataOptions | None = None, run: RunOptions | None = None) -> RewritePlan:
     """Decide which layers to rewrite, and how, without doing it.
@@ -178,7 +208,7 @@ def apply(source: Source, plan: RewritePlan | str | Path, output: Path | str | N
           calibration: DataOptions | Path | str | None = None, run: RunOptions | None = None) -> RewriteResult:
     """Carry out a plan.
 
-    Only layers, families, ranks and weightings count; errors and costs are computed anew, in case it was edited.
+    Only layers, families, ranks, weightings and fits count; errors and costs are computed anew, in case it was edited.
 
     Args:
         source: the model that the plan was made for.
@@ -324,11 +354,11 @@ def _profile(model: Model, shapes: Shapes, options: RunOptions) -> ModelProfile:
 
 
 def _require_output(output: Path | str | None, model: Model, *inputs: Path | str | None,
-                    example: str = "model.onnx") -> None:
+                    example: str = "model.onnx", option: str = "-o") -> None:
     """Fail before the work if a file cannot be written, or is one of the files that are read."""
     if output is not None:
         require_writable(Path(output), model.path, *model.external_files(), *(Path(i) for i in inputs if i),
-                         example=example)
+                         example=example, option=option)
 
 
 @contextmanager
@@ -362,5 +392,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
         yield None
 
 
-__all__ = ["Budget", "Check", "DataOptions", "RewritePlan", "RunOptions", "SlimResult", "Steps", "ValidationSettings",
-           "analyze", "apply", "load_plan", "plan", "save_plan", "slim", "validate"]
+__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult", "Steps",
+           "ValidationSettings", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim", "validate"]

@@ -14,8 +14,11 @@ onnxslim1x1 cost --input 14x14x480 --filters 48 --kernel 5 --reduce 16 | grep 5,
 onnxslim1x1 analyze "$models/digits_googlenet.onnx" --threads 1 --json | python -m json.tool > analysis.json
 onnxslim1x1 slim "$models/digits_googlenet.onnx" -o slim.onnx --threads 1 --time 1 --target-macs 0.5 \
     --calibration "$models/digits_calibration.npz" > slim.txt
+onnxslim1x1 plan "$models/digits_googlenet.onnx" -o plan.json --rank inception_a/3x3=32 > plan.txt
+onnxslim1x1 apply "$models/digits_googlenet.onnx" plan.json -o planned.onnx > apply.txt
 onnxslim1x1 validate "$models/digits_googlenet.onnx" slim.onnx --threads 1 --time 1 \
     --data "$models/digits_evaluation.npz" --max-drop 0.02 > validation.txt
 python -c "import onnxslim1x1, pathlib; assert 'site-packages' in onnxslim1x1.__file__; \
-assert (pathlib.Path(onnxslim1x1.__file__).parent / 'py.typed').exists()"
+package = pathlib.Path(onnxslim1x1.__file__).parent; assert (package / 'py.typed').exists(); \
+assert (package / 'schemas' / 'plan.schema.json').exists()"
 echo "$(basename "$wheel") installs and runs outside of the checkout"

@@ -12,6 +12,7 @@ import pytest
 from onnxslim1x1 import Budget, DataOptions, RunOptions, api
 from onnxslim1x1.errors import OptionError, OutputError, PlanMismatchError
 from onnxslim1x1.runtime import calibration as runtime_calibration
+from onnxslim1x1.runtime.blas import blas_threads, limited_blas
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search import pipeline
 from onnxslim1x1.search.plan import SkippedLayer
@@ -125,17 +126,42 @@ def test_seed_shapes_and_treatment_are_those_of_the_plan():
     assert list(other.proto.graph.initializer) != list(results[0].proto.graph.initializer)
 
 
+class Reached(Exception):
+    """The place where the work begins."""
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Number of threads of onnxruntime and of the linear algebra with which the work begins; it ends there."""
+    seen = []
+
+    def workbench(_subject, _layers, _data, options, **_others):
+        seen.append((options.threads, blas_threads()))
+        raise Reached
+
+    def begin(*given, **options):
+        with pytest.raises(Reached):
+            api.apply(*given, **options)
+        return seen[-1]
+
+    monkeypatch.setattr(api, "workbench", workbench)
+    return begin
+
+
 @pytest.mark.parametrize(("given", "threads"), [(None, 2), ({}, 2), ({"threads": 1}, 1)])
 @pytest.mark.usefixtures("place")
-def test_as_many_threads_as_the_plan_says_unless_told_otherwise(monkeypatch, given, threads):
-    plan = planned(Budget(ranks={"wide": 8}), data=IMAGES, threads=2)
-    asked = []
-    real = runtime_calibration.session_options
-    monkeypatch.setattr(runtime_calibration, "session_options",
-                        lambda **options: asked.append(options["threads"]) or real(**options))
-    options = None if given is None else RunOptions(**given)
-    api.apply("net.onnx", dataclasses.replace(plan, seed=1), run=options)  # another seed: nothing was kept for it
-    assert set(asked) == {threads}
+def test_as_many_threads_as_the_plan_says_unless_told_otherwise(work, given, threads):
+    plan = planned(threads=2)
+    assert work("net.onnx", plan, run=None if given is None else RunOptions(**given))[0] == threads
+
+
+@pytest.mark.usefixtures("place")
+def test_the_linear_algebra_runs_as_it_did_when_the_plan_was_made(work):
+    plan = planned()
+    assert plan.blas_threads == blas_threads()
+    with limited_blas(2):
+        assert work("net.onnx", dataclasses.replace(plan, blas_threads=3))[1] == 3
+        assert work("net.onnx", dataclasses.replace(plan, blas_threads=0))[1] == 2
 
 
 # ---- edited plans ----
@@ -201,7 +227,8 @@ def test_an_edit_that_makes_no_sense_is_refused_with_its_place(changes, message)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"seed": -1}, "seed: -1 is negative"), ({"dims": {"M": 2}}, "--dim M: no input"),
+    ({"seed": -1}, "seed: -1 is negative"), ({"blas_threads": -2}, "blas_threads: -2 lies outside of 0 to 1024"),
+    ({"dims": {"M": 2}}, "--dim M: no input"),
     ({"input_shapes": {"image": (1, 3, 22)}}, "--input-shape image: "),
     ({"skipped": (SkippedLayer(layer="steam", code="a", reason="b"),)},
      r"skipped\[0\]\.layer: the model has no layer steam; did you mean stem")])
@@ -291,10 +318,10 @@ def test_a_plan_from_another_machine_is_carried_out_and_that_is_said():
     plan = planned()
     assert not any("made elsewhere" in note for note in api.apply("net.onnx", plan).notes)
     here = plan.environment
-    there = dataclasses.replace(here, onnxruntime="1.20.0", block=here.block * 2)
+    there = dataclasses.replace(here, onnxruntime="1.20.0", python="3.9.1")
     found = api.apply("net.onnx", dataclasses.replace(plan, environment=there, tool="onnxslim1x1 0.0.9"))
     note = next(note for note in found.notes if "made elsewhere" in note)
-    assert f"block {there.block}, here {here.block}; onnxruntime 1.20.0, here {here.onnxruntime}; tool" in note
+    assert f"(onnxruntime 1.20.0, here {here.onnxruntime}; tool onnxslim1x1 0.0.9, here onnxslim1x1 " in note
     assert "cpu" not in note
 
 

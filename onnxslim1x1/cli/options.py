@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ModelArgument = Annotated[Path, typer.Argument(help="ONNX model.", show_default=False)]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
+OptionalOutput = Annotated[Path | None, typer.Option(
+    "--output", "-o", help="File to write (needed without --explore).", show_default=False)]
 CalibrationOption = Annotated[Path | None, typer.Option(
     help="Images to fit to, without labels: a folder, .npy or .npz.")]
 CacheOption = Annotated[Path | None, typer.Option(
@@ -189,6 +191,38 @@ class BudgetFlags:
         return Budget(max_error=self.max_error, target_macs=self.target_macs, target_params=self.target_params,
                       target_speedup=self.target_speedup, max_drop=self.max_drop, ranks=parse_ranks(self.rank or []),
                       include=tuple(self.include or ()), exclude=tuple(self.exclude or ()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExploreFlags:
+    """Whether to look at what speed costs before deciding."""
+
+    explore: Annotated[bool, typer.Option(
+        "--explore", help="Decide nothing: print what every speed-up costs (the Pareto front), and write no file but "
+                          "--plot.")] = False
+    plot: Annotated[Path | None, typer.Option(
+        help="With --explore: draw the front into this file, .svg, .png or .pdf.")] = None
+
+    def output(self, path: Path | None, **others: object) -> Path | None:
+        """The file to write, or None where the front is to be printed.
+
+        Args:
+            path: as it was given.
+            others: values of options that make no sense with --explore, by name.
+
+        Raises:
+            OptionError: options contradict each other, or there is no file to write.
+        """
+        given = [f"--{name.replace('_', '-')}" for name, value in {"output": path, **others}.items() if value]
+        if self.explore and given:
+            raise OptionError(f"{given[0]}: contradicts --explore, which decides nothing and writes no model; drop one "
+                              "of the two")
+        if self.plot and not self.explore:
+            raise OptionError(f"--plot {self.plot}: draws what --explore finds; give that, too")
+        if path is None and not self.explore:
+            raise OptionError("--output: missing; name the file to write with -o, or look at what there is to choose "
+                              "from with --explore")
+        return path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

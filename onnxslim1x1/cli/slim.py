@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from onnxslim1x1.cli.exits import EXIT_UNCHANGED, exit_for
+from onnxslim1x1.cli.explore import explore
 from onnxslim1x1.cli.groups import grouped
 from onnxslim1x1.cli.options import (
     BudgetFlags,
     CalibrationOption,
     DataFlags,
+    ExploreFlags,
     ModelArgument,
+    OptionalOutput,
     OutputFlags,
-    OutputOption,
     PromiseFlags,
     RunFlags,
 )
@@ -26,8 +28,8 @@ from onnxslim1x1.errors import OptionError
 @grouped
 def command(
     model: ModelArgument, *,
-    output: OutputOption, calibration: CalibrationOption = None,
-    budget: BudgetFlags, images: DataFlags, gates: PromiseFlags,
+    output: OptionalOutput = None, calibration: CalibrationOption = None,
+    front: ExploreFlags, budget: BudgetFlags, images: DataFlags, gates: PromiseFlags,
     no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not compare the result.")] = False,
     keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Keep the file when a gate fails.")] = False,
     fail_if_unchanged: Annotated[bool, typer.Option(
@@ -41,10 +43,16 @@ def command(
     if no_validate and gates.given:
         raise OptionError(f"{gates.given[0]}: contradicts --no-validate; drop one of the two")
     fit, wanted = images.other(calibration), budget.budget()
+    target = front.output(output, data=images.data, labels=images.labels, no_validate=no_validate,
+                          keep_failed=keep_failed, fail_if_unchanged=fail_if_unchanged,
+                          **{option[2:]: True for option in gates.given})
+    if target is None:
+        explore(model, fit, front=front, budget=budget, run=run, out=out)
+        return
     check = None if no_validate else api.Check(data=images.options(), settings=gates.settings(),
                                                keep_failed=keep_failed)
     with progress_bar() as progress:
-        result = api.slim(model, output, budget=wanted, calibration=fit and replace(fit, labels=None),
+        result = api.slim(model, target, budget=wanted, calibration=fit and replace(fit, labels=None),
                           run=run.options(progress), check=check)
     if out.json:
         print_json(slim_json(result))

@@ -52,13 +52,14 @@ def copy_unchanged(model: Model, path: Path) -> None:
         shutil.copyfile(model.path, folder / path.name)
 
 
-def require_writable(path: Path, *inputs: Path | None, example: str = "model.onnx") -> None:
+def require_writable(path: Path, *inputs: Path | None, example: str = "model.onnx", option: str = "-o") -> None:
     """Fail before the work rather than after it.
 
     Args:
         path: the file to write.
         inputs: files that are read.
         example: a name for such a file.
+        option: what it was named with.
 
     Raises:
         OptionError: the output is one of the inputs.
@@ -68,16 +69,20 @@ def require_writable(path: Path, *inputs: Path | None, example: str = "model.onn
         raise OutputError(f"{path}: is a directory; name the file to write, such as {path / example}")
     for written, source in itertools.product((path, path.with_name(f"{path.name}.data")), inputs):
         if source is not None and written.exists() and source.exists() and written.samefile(source):
-            raise OptionError(f"{path}: output and input are the same file; choose another name with -o")
+            raise OptionError(f"{path}: output and input are the same file; choose another name with {option}")
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: no such folder to write {path.name} into; create it first")
     if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path.parent}: the folder is not writable; choose another place with -o")
+        raise OutputError(f"{path.parent}: the folder is not writable; choose another place with {option}")
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, option: str = "-o") -> Iterator[Path]:
     """A temporary folder beside `path`; what is written into it moves to `path`'s folder when the block succeeds.
+
+    Args:
+        path: the file to write.
+        option: what it was named with.
 
     Raises:
         OutputError: the file system refuses.
@@ -91,7 +96,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 os.replace(file, path.parent / file.name)  # noqa: PTH105  (Path.replace hides the rename)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space" if full else "choose another place with -o"
+        advice = "free some space" if full else f"choose another place with {option}"
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error
 
 
@@ -103,3 +108,13 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_folder(path) as folder:
         (folder / path.name).write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes, option: str = "-o") -> None:
+    """Write a file atomically.
+
+    Raises:
+        OutputError: as in `save`.
+    """
+    with atomic_folder(path, option) as folder:
+        (folder / path.name).write_bytes(content)

@@ -88,8 +88,28 @@ class RidgeFit:
         return Affine(matrix=matrix, bias=mean - matrix @ self._mean)
 
 
+def match_moments(rows: Rows, targets: Rows, start: Affine, *, part: float = 0.5, most: float = 1.5) -> Affine:
+    """The map with the means of the targets, and with part of the deviation that it lacks.
+
+    A least-squares fit of rank r shrinks the variance of what it predicts, and that compounds with depth. Row c of the
+    matrix is scaled by ``1 + part * (g_c - 1)`` with ``g_c = sd(t_c) / sd(f_c(x))``, limited to 1..most.
+
+    Args:
+        rows: inputs x (n, q).
+        targets: t (n, O).
+        start: f.
+        part: of the missing deviation; 1 restores all of it, and with it noise.
+        most: limit of g.
+    """
+    predicted = start(rows)
+    missing = targets.std(axis=0, dtype=np.float64) / np.maximum(predicted.std(axis=0, dtype=np.float64), 1e-30)
+    matrix = start.matrix * (1 + part * (missing.clip(1, most) - 1))[:, None]
+    mean = rows.mean(axis=0, dtype=np.float64)
+    return Affine(matrix=matrix, bias=targets.mean(axis=0, dtype=np.float64) - matrix @ mean)
+
+
 def refit_behind_relu(rows: Rows, targets: Rows, start: Affine, *, shortcuts: Rows | None = None,
-                      ridge: float = 1e-3, rounds: int = 10) -> Affine:
+                      ridge: float = 1e-3, rounds: int = 5) -> Affine:
     """Fit a linear map so that what a ReLU lets through is right (Zhang et al. 2016, section 3.2).
 
     Minimises ``||relu(t + s) - relu(f(x) + s)||^2`` by alternation: with the prediction p = f(x) + s and the wanted

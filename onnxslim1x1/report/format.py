@@ -16,7 +16,7 @@ def count(value: float | None) -> str:
         return "?"
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
-            return f"{value / size:.3g}{prefix}" if value / size < 999.5 else f"{value / size:.0f}{prefix}"
+            return f"{_three_digits(value / size)}{prefix}"
     return f"{value:.0f}"
 
 
@@ -24,8 +24,13 @@ def size_bytes(value: int) -> str:
     """Bytes as ``46.7 MB``."""
     for size, prefix in _PREFIXES:
         if value >= size:
-            return f"{value / size:.3g} {prefix}B"
+            return f"{_three_digits(value / size)} {prefix}B"
     return f"{value} B"
+
+
+def _three_digits(value: float) -> str:
+    """With three digits and no exponent: 999.5 would become 1e+03."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def ms(seconds: float | None) -> str:

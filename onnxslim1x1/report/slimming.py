@@ -11,7 +11,7 @@ from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, shape
 from onnxslim1x1.report.style import named_table
 from onnxslim1x1.report.validation import validation_json, validation_report
-from onnxslim1x1.search.plan import PlannedLayer, RewritePlan
+from onnxslim1x1.search.plan import PlannedLayer, Promise, RewritePlan
 from onnxslim1x1.spec import Cost, Ineligible
 
 if TYPE_CHECKING:
@@ -32,7 +32,23 @@ def decision_parts(plan: RewritePlan) -> list[str | Table]:
     """What a plan rewrites, and what it leaves alone and why."""
     parts: list[str | Table] = [layer_table(plan.layers), ""] if plan.layers else []
     parts += [f"left alone: {len(plan.skipped)} layers"] if plan.skipped else []
-    return [*parts, *reasons(Ineligible(code=s.code, reason=s.reason) for s in plan.skipped), ""]
+    return [*parts, *reasons(Ineligible(code=s.code, reason=s.reason) for s in plan.skipped), "",
+            *promise_lines(plan.promise)]
+
+
+def promise_lines(promise: Promise) -> list[str | Table]:
+    """What was asked for, predicted and measured before the final comparison, one line each."""
+    lines: list[str | Table] = []
+    if promise.target_speedup is not None and promise.measured_speedup is not None:
+        lines.append(f"speed-up: {promise.measured_speedup:.2f}x of these layers' shapes, measured; "
+                     f"{promise.target_speedup:g}x was asked for")
+    if promise.held_out_drop is not None:
+        limit = "" if promise.max_drop is None else f"; {promise.max_drop:g} was allowed"
+        lines.append(f"drop: at most {promise.held_out_drop:.4f}, estimated on held-out calibration images{limit}")
+    if promise.held_out_loss is not None:
+        expected = "" if promise.predicted_loss is None else f"; {promise.predicted_loss:.4f} was predicted"
+        lines.append(f"loss: {promise.held_out_loss:.4f} on held-out calibration images{expected}")
+    return [*lines, ""] if lines else []
 
 
 def layer_table(layers: tuple[PlannedLayer, ...]) -> Table:

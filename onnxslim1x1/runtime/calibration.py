@@ -18,7 +18,7 @@ from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import fed_inputs
 from onnxslim1x1.linalg.moments import MomentAccumulator, Moments
 from onnxslim1x1.runtime.patches import sample_patches
-from onnxslim1x1.runtime.session import create_session, run, session_options
+from onnxslim1x1.runtime.session import create_session, patient_options, run
 from onnxslim1x1.spec import ConvSpec
 
 Progress = Callable[[float], None]
@@ -94,7 +94,7 @@ def _collect_wave(model: Model, layers: Sequence[Layer], data: Batches, *, seed:
     tensors = list(dict.fromkeys(layer.input for layer in layers))
     fed = {i.name for i in model.proto.graph.input}
     session = create_session(with_outputs(model, [t for t in tensors if t not in fed]),
-                             options=session_options(threads=threads), where=model.where)
+                             options=patient_options(threads=threads), where=model.where)
     sums = {layer.output: MomentAccumulator(layer.spec.patch) for layer in layers}
     # one source of randomness per layer: what is drawn for it depends neither on the other layers nor on the waves
     sources = {layer.output: np.random.default_rng([seed, crc32(layer.output.encode())]) for layer in layers}

@@ -15,7 +15,7 @@ from onnxslim1x1.graph.shapes import Shape
 from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded, with_outputs
 from onnxslim1x1.runtime.compare import log_probabilities, looks_like_classifier
-from onnxslim1x1.runtime.session import Feeds, create_session, run, session_options
+from onnxslim1x1.runtime.session import Feeds, create_session, patient_options, run
 
 Progress = Callable[[float], None]
 
@@ -41,7 +41,7 @@ def output_weightings(model: Model, layers: Sequence[Layer], data: Batches, *, s
     if not made.gradients:
         return {}
     inner = [name for name in made.activations if name not in {i.name for i in model.proto.graph.input}]
-    options = session_options()
+    options = patient_options()
     forward = create_session(with_outputs(model, inner), options=options, where=model.where)
     reverse = create_session(made.model.SerializeToString(), options=options, where=f"gradients of {model.where}")
     rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
 from onnxslim1x1.runtime.compare import kl_divergence, log_probabilities, looks_like_classifier
-from onnxslim1x1.runtime.session import create_session, run, session_options
+from onnxslim1x1.runtime.session import create_session, patient_options, run
 
 _BATCH = 16
 
@@ -54,7 +54,7 @@ class HeldOutLoss:
         return max(_drop(want, have) for want, have in zip(self._expected, found, strict=True))
 
     def _run(self, model: Model) -> list[NDArray[Any]]:
-        session = create_session(model.source, options=session_options(threads=self._threads), where=model.where)
+        session = create_session(model.source, options=patient_options(threads=self._threads), where=model.where)
         parts = []
         for batch in self._batches:
             count = len(next(iter(batch.values())))

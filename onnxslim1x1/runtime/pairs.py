@@ -16,7 +16,7 @@ from onnxslim1x1.linalg.moments import MomentAccumulator, Moments
 from onnxslim1x1.runtime.calibration import rows_per_image
 from onnxslim1x1.runtime.patches import Positions, draw_positions, gather_patches, gather_pixels
 from onnxslim1x1.runtime.replay import Replay
-from onnxslim1x1.runtime.session import create_session, run, session_options
+from onnxslim1x1.runtime.session import create_session, patient_options, run
 from onnxslim1x1.spec import ConvFactor, ConvSpec
 
 Rows = NDArray[np.float32]
@@ -78,7 +78,7 @@ def inner_rows(rewritten: Replay, layer: Layer, factors: Sequence[ConvFactor], p
                threads: int = 0) -> Rows:
     """Input patches of the last factor of a chain, (rows, patch of the last factor), at the rows of `LayerPairs`."""
     *first, last = factors
-    session = create_session(chain_model(first).SerializeToString(), options=session_options(threads=threads),
+    session = create_session(chain_model(first).SerializeToString(), options=patient_options(threads=threads),
                              where=layer.name)
     blocks = []
     for (inputs,), places in zip(rewritten.batches([layer.input]), positions, strict=True):

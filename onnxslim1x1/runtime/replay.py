@@ -23,7 +23,7 @@ from onnxslim1x1.errors import OutputError
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.segment import segment
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
-from onnxslim1x1.runtime.session import create_session, run, session_options
+from onnxslim1x1.runtime.session import create_session, patient_options, run
 
 _BATCH = 16
 
@@ -84,7 +84,7 @@ class Replay:
                 dtype = self._read(info.name, 0).dtype
                 info.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
             session = create_session(part.model.SerializeToString(), where=model.where,
-                                     options=session_options(threads=self._threads))
+                                     options=patient_options(threads=self._threads))
             for number in range(len(self._counts)):
                 feeds = {name: self._read(name, number) for name in part.inputs}
                 found = run(session, feeds, outputs=part.outputs, where=model.where)

@@ -82,6 +82,13 @@ def session_options(*, threads: int = 0, **changes: Any) -> Any:
     return options
 
 
+def patient_options(*, threads: int = 0) -> Any:
+    """Session options for work whose time is not measured: idle threads sleep instead of spinning."""
+    options = session_options(threads=threads)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 def create_session(source: str | Path | bytes, *, options: Any = None, provider: str | None = None,
                    where: str | None = None) -> Any:
     """Load a model from a path (needed beyond 2 GiB) or from bytes.

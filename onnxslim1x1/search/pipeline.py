@@ -30,7 +30,7 @@ from onnxslim1x1.runtime.loss import HeldOutLoss
 from onnxslim1x1.runtime.microbench import compare_chain, time_chain
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.session import random_feeds
-from onnxslim1x1.runtime.store import NO_STORE
+from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import code_digest, model_shelf, moments_of, weightings_of
 from onnxslim1x1.search.plan import (
     Budget,
@@ -149,16 +149,13 @@ def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None,
         UnknownLayerError, RankError, InfeasibleBudget: the request cannot be met.
         ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
     """
+    matching(subject.layers, budget)  # a pattern that selects nothing is found before the images are read
     data = None if calibration is None else Calibration.of(calibration, subject)
     budget = _completed(budget, data)
     chosen = steps or Steps()
-    bench, held_out = _measured_bench(subject, budget, data, options, chosen)
-    planner = Planner(bench, budget, measure=measured(options), progress=options.stage("factorising"))
-    if budget.target_speedup is not None or budget.max_drop is not None:
-        planner.timed(lambda spec: time_chain((spec,), threads=options.threads, provider=options.provider,
-                                              store=options.store), options.stage("timing"))
-    solver = Solver(bench, planner, budget, clock=WholeModel(subject, options), held_out=held_out,
-                    fitting=None if data is None else data.fitting)
+    ground = groundwork(subject, budget, data=data, options=options, steps=chosen)
+    solver = Solver(ground.bench, ground.planner, budget, clock=WholeModel(subject, options),
+                    held_out=ground.held_out, fitting=None if data is None else data.fitting)
     found = solver.solve(chosen, FitSettings(seed=options.seed, threads=options.threads), options.stage)
     before = total_cost(subject.layers)
     plan = RewritePlan(
@@ -179,6 +176,36 @@ def _completed(budget: Budget, data: Calibration | None) -> Budget:
     return replace(budget, max_drop=DROP_WITH_DATA) if budget.is_open else budget
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Groundwork:
+    """What decisions rest on.
+
+    Attributes:
+        bench: the layers with statistics and sensitivities.
+        planner: their candidates, timed if speed or accuracy is to be traded.
+        held_out: what judges on held-out images, or None without data.
+    """
+
+    bench: Workbench
+    planner: Planner
+    held_out: HeldOut | None
+
+
+def groundwork(subject: Subject, budget: Budget, *, data: Calibration | None, options: RunOptions,
+               steps: Steps) -> Groundwork:
+    """Collect statistics, sensitivities and times, as far as the budget needs them.
+
+    Raises:
+        As `make_plan`.
+    """
+    bench, held_out = _measured_bench(subject, budget, data, options, steps)
+    planner = Planner(bench, budget, measure=measured(options), progress=options.stage("factorising"))
+    if budget.target_speedup is not None or budget.max_drop is not None:
+        planner.timed(lambda spec: time_chain((spec,), threads=options.threads, provider=options.provider,
+                                              store=options.store), options.stage("timing"))
+    return Groundwork(bench=bench, planner=planner, held_out=held_out)
+
+
 def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None, options: RunOptions,
                     steps: Steps) -> tuple[Workbench, HeldOut | None]:
     """The bench with statistics and sensitivities, and what judges on held-out images."""
@@ -191,13 +218,20 @@ def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None, 
     model = subject.prepared.model
     judge = HeldOutLoss(model, data.judging, threads=options.threads)
     if budget.max_drop is not None or budget.has_target:
-        shelf = NO_STORE.shelf() if options.store.folder is None else model_shelf(subject.source, options).at(
-            fitted=data.fitting.digest, weighing=data.weighing.digest, judging=data.judging.digest, seed=options.seed,
-            block=block, code=code_digest(*_SENSITIVITY_CODE))
+        shelf = judged_shelf(subject, data, options)
         layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]
         measure_sensitivities(bench, layers, judge, shelf=shelf, progress=options.stage("sensitivity"))
     promised = judge if budget.max_drop is None else HeldOutLoss(model, data.promised, threads=options.threads)
     return bench, HeldOut(loss=judge, drop=promised.drop)
+
+
+def judged_shelf(subject: Subject, data: Calibration, options: RunOptions) -> Shelf:
+    """Where losses on held-out images are kept: for the model, the images, the seed, the block and the code."""
+    if options.store.folder is None:
+        return NO_STORE.shelf()
+    return model_shelf(subject.source, options).at(
+        fitted=data.fitting.digest, weighing=data.weighing.digest, judging=data.judging.digest, seed=options.seed,
+        block=channel_block(options.provider), code=code_digest(*_SENSITIVITY_CODE))
 
 
 class WholeModel:
@@ -209,7 +243,7 @@ class WholeModel:
 
     @cached_property
     def whole_s(self) -> float:
-        """Seconds per run of the model as it was given."""
+        """Seconds per run of the model as it was given, undisturbed (10 % quantile): its layers are timed so, too."""
         self.speedup(self._subject.prepared.model)
         return self._whole_s
 
@@ -222,7 +256,7 @@ class WholeModel:
         source = self._subject.source
         feeds = random_feeds(model_inputs(source, self._subject.shapes), seed=self._options.seed)
         found = compare_models(source.source, model.source, feeds=feeds, settings=self._settings)
-        self._whole_s = found.original.median_s
+        self._whole_s = found.original.p10_s
         return found.speedup
 
 

@@ -22,10 +22,10 @@ from onnxslim1x1.spec import Cost, Ints
 
 PLAN_SCHEMA_VERSION = 1
 
-Fit = Literal["symmetric", "asymmetric", "rectified"]
-SYMMETRIC: Fit = "symmetric"
-ASYMMETRIC: Fit = "asymmetric"
-RECTIFIED: Fit = "rectified"
+FitStep = Literal["asymmetric", "rectified", "matched"]
+ASYMMETRIC: FitStep = "asymmetric"
+RECTIFIED: FitStep = "rectified"
+MATCHED: FitStep = "matched"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,8 +98,8 @@ class Budget:
 class PlannedLayer:
     """One layer that is rewritten.
 
-    Name, family, ranks and weighting are what `apply` carries out. The rest is what is expected of it, for readers:
-    `apply` computes it anew, and forgets what it does not compute (every field with the default None).
+    Name, family, ranks, weighting and fit are what `apply` carries out. The rest is what is expected of it, for
+    readers: `apply` computes it anew, and forgets what it does not compute (every field with the default None).
 
     Attributes:
         layer: name.
@@ -110,8 +110,9 @@ class PlannedLayer:
         after: cost of the chain.
         speedup: measured time of the layer alone, old over new, or None if it was not measured.
         weighted: whether its output directions were weighted by what the network does with them.
-        fit: what the factors are fitted to: the layer's inputs in the original model (symmetric) or in the rewritten
-            one (asymmetric), there also to what the ReLU behind the layer lets through (rectified).
+        fit: steps that improved the factors, in this order: fitted to what the layer reads in the rewritten model
+            (asymmetric), to what the ReLU behind it lets through (rectified), variance of the outputs restored
+            (matched). Without any, the factors come from the statistics of the original model.
     """
 
     layer: str
@@ -122,7 +123,7 @@ class PlannedLayer:
     after: Cost
     speedup: float | None = None
     weighted: bool = False
-    fit: Fit = SYMMETRIC
+    fit: tuple[FitStep, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

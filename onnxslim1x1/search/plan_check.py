@@ -22,7 +22,7 @@ from onnxslim1x1.strategies import STRATEGIES, by_name
 from onnxslim1x1.strategies.base import require_ranks
 
 _MOST_THREADS = 1024
-_DECISIVE = ("cpu", "block", "onnxruntime")  # what the last digits, or the best ranks, depend on
+_DECISIVE = ("cpu", "onnxruntime")  # what the last digits, and the best ranks, depend on
 
 
 def require_model(plan: RewritePlan, model: Model) -> None:

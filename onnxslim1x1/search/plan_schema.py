@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from onnxslim1x1.search import plan
 from onnxslim1x1.search.hints import did_you_mean
 from onnxslim1x1.search.plan import RewritePlan
 
@@ -34,8 +36,8 @@ def adapter() -> TypeAdapter[RewritePlan]:
 def plan_schema() -> dict[str, Any]:
     """JSON Schema of plan files, with the descriptions from the docstrings."""
     schema = adapter().json_schema()
-    for part in (schema, *schema["$defs"].values()):
-        _describe(part)
+    for name, part in {RewritePlan.__name__: schema, **schema["$defs"]}.items():
+        _describe(part, getattr(plan, name).__doc__)  # that module knows the classes of all annotations
     schema["properties"]["schema_version"]["const"] = schema["properties"]["schema_version"].pop("default")
     schema["required"].insert(0, "schema_version")  # `load_plan` wants it, too
     return {"$schema": _DIALECT, "title": "Plan of onnxslim1x1", **_without_titles(schema)}
@@ -107,14 +109,14 @@ def _opened(part: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     return part
 
 
-def _describe(part: dict[str, Any]) -> None:
-    """Move the descriptions of fields from the docstring of a class to its properties."""
-    docstring = re.sub(r"\bNone\b", "null", part.get("description", ""))
-    summary, *sections = re.split(r"\n\n(?=[A-Z]\w+:\n)", docstring)
-    part["description"] = " ".join(summary.split())
+def _describe(part: dict[str, Any], docstring: str) -> None:
+    """Put what the docstring of a class says about it and its fields into its part of the schema."""
+    text = re.sub(r"\bNone\b", "null", inspect.cleandoc(docstring))
+    summary, *sections = re.split(r"\n\n(?=[A-Z]\w+:\n)", text)
+    part |= {"description": " ".join(summary.split()), "additionalProperties": False}
     attributes = next((s for s in sections if s.startswith("Attributes:")), "")
-    for name, text in re.findall(r"^    (\w+): (.+(?:\n     .+)*)", attributes, re.MULTILINE):
-        part["properties"][name]["description"] = " ".join(text.split()).rstrip(".")
+    for name, line in re.findall(r"^    (\w+): (.+(?:\n     .+)*)", attributes, re.MULTILINE):
+        part["properties"][name]["description"] = " ".join(line.split()).rstrip(".")
 
 
 def _without_titles(part: Any) -> Any:

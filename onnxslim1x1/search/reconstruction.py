@@ -8,23 +8,24 @@ and a ReLU behind the layer is taken into account. What does not lower the loss 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxslim1x1.graph.edit import GraphEdit, reads
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.rewrite import replace_layer
 from onnxslim1x1.graph.segment import Aftermath, aftermath, readers_of
-from onnxslim1x1.linalg.refit import Affine, refit_behind_relu, regress
+from onnxslim1x1.linalg.refit import Affine, match_moments, refit_behind_relu, regress
 from onnxslim1x1.runtime.calibration import Batches
 from onnxslim1x1.runtime.pairs import LayerPairs, collect_pairs, inner_rows
 from onnxslim1x1.runtime.replay import Replay
-from onnxslim1x1.search.plan import ASYMMETRIC, RECTIFIED, SYMMETRIC, Fit, PlannedLayer
+from onnxslim1x1.search.plan import ASYMMETRIC, MATCHED, RECTIFIED, FitStep, PlannedLayer
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvFactor, Factorization
 from onnxslim1x1.strategies import by_name
@@ -32,6 +33,7 @@ from onnxslim1x1.strategies.base import kernel_of, patch_matrix
 
 Judge = Callable[[Model], float]
 Progress = Callable[[float], None]
+Fit = tuple[FitStep, ...]
 
 _RIDGE = 1e-2  # of the mean variance: factors of 10 either way change the held-out loss by a percent
 
@@ -45,12 +47,14 @@ class Steps:
         asymmetric: fit inputs of the rewritten model to outputs of the original one.
         residual: a layer in front of an addition corrects what the shortcut brings (with `asymmetric`).
         rectified: refit the last factor to what a ReLU behind it lets through (with `asymmetric`).
+        matched: give outputs back half of the deviation that a least-squares fit takes (with `asymmetric`).
     """
 
     weighting: bool = True
     asymmetric: bool = True
     residual: bool = True
     rectified: bool = True
+    matched: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -127,7 +131,7 @@ class _Pass:
         self._bench, self._judge, self._steps, self._settings = bench, judge, steps, settings
         self._planned = {p.layer: p for p in layers}
         self._factors = symmetric(bench, layers)
-        self._fits: dict[str, Fit] = dict.fromkeys(self._factors, SYMMETRIC)
+        self._fits: dict[str, Fit] = dict.fromkeys(self._factors, ())
         self._loss = judge(assembled(bench, self._factors)) if judge else None
 
     def run(self, data: Batches) -> Reconstruction:
@@ -150,35 +154,74 @@ class _Pass:
     def _may_change(self, layer: Layer) -> bool:
         """Whether a layer is fitted anew; all others are walked through just the same, so that every bit repeats."""
         if self._judge is None:
-            return self._planned[layer.name].fit != SYMMETRIC
+            return self._planned[layer.name].fit != ()
         return self._steps.asymmetric
 
     def _choose(self, layer: Layer, follow: Aftermath, tracks: _Tracks) -> None:
         pairs = collect_pairs(tracks.original, tracks.rewritten, layer, shortcut=follow.shortcut,
                               seed=self._settings.seed)
-        for fit, option in self._options(layer, follow, pairs, tracks.rewritten):
-            if self._judge is None:
-                if fit == self._planned[layer.name].fit:
-                    self._factors[layer.name], self._fits[layer.name] = option, fit
-                continue
-            loss = self._judge(assembled(self._bench, self._factors | {layer.name: option}))
-            if self._loss is None or loss < self._loss:
-                self._loss, self._factors[layer.name], self._fits[layer.name] = loss, option, fit
+        name, wanted = layer.name, self._planned[layer.name].fit
+        sample = _Sample(layer, pairs, tracks.rewritten, self._settings.threads)
+        if self._judge is not None or ASYMMETRIC in wanted:
+            option = self._asymmetric(layer, pairs)
+            self._consider(name, (ASYMMETRIC,), option)
+            visible = follow.rectified and (follow.shortcut is None or pairs.shortcuts is not None)
+            if self._steps.rectified and visible and (self._judge is not None or RECTIFIED in wanted):
+                self._consider(name, (ASYMMETRIC, RECTIFIED), sample.rectified(option))
+        if self._steps.matched and (self._judge is not None or MATCHED in wanted):
+            self._consider(name, (*self._fits[name], MATCHED), sample.matched(self._factors[name]))
 
-    def _options(self, layer: Layer, follow: Aftermath, pairs: LayerPairs,
-                 track: Replay) -> Iterator[tuple[Fit, Factorization]]:
+    def _consider(self, name: str, fit: Fit, option: Factorization) -> None:
+        """Keep an option if it lowers the loss, or if the plan asks for it or for what is built on it."""
+        if self._judge is None:
+            better = self._planned[name].fit[:len(fit)] == fit
+        else:
+            loss = self._judge(assembled(self._bench, self._factors | {name: option}))
+            better = self._loss is None or loss < self._loss
+            self._loss = loss if better else self._loss
+        if better:
+            self._factors[name], self._fits[name] = option, fit
+
+    def _asymmetric(self, layer: Layer, pairs: LayerPairs) -> Factorization:
         planned = self._planned[layer.name]
         fitted = regress(pairs.joint, patch_matrix(self._bench.weight(layer)), ridge=_RIDGE)
-        option = by_name(planned.strategy).decompose(
-            layer.spec, kernel_of(fitted.map.matrix, layer.spec), fitted.map.bias, fitted.inputs,
-            self._bench.weighting(layer)).truncate(planned.ranks)
-        yield ASYMMETRIC, option
-        if self._steps.rectified and follow.rectified:
-            rows = inner_rows(track, layer, option.factors, pairs.positions, threads=self._settings.threads)
-            last = option.factors[-1]
-            start = Affine(matrix=patch_matrix(last.weight), bias=np.asarray(last.bias, np.float64))
-            better = refit_behind_relu(rows, pairs.targets, start, shortcuts=pairs.shortcuts, ridge=_RIDGE)
-            yield RECTIFIED, _with_last(option, better)
+        found = by_name(planned.strategy).decompose(layer.spec, kernel_of(fitted.map.matrix, layer.spec),
+                                                    fitted.map.bias, fitted.inputs, self._bench.weighting(layer))
+        return found.truncate(planned.ranks)
+
+
+class _Sample:
+    """What the last factor of a layer reads and what it should write, at sampled positions."""
+
+    def __init__(self, layer: Layer, pairs: LayerPairs, track: Replay, threads: int) -> None:
+        self._layer, self._pairs, self._track, self._threads = layer, pairs, track, threads
+        self._known: tuple[tuple[ConvFactor, ...], NDArray[np.float32]] | None = None
+
+    def _rows(self, found: Factorization) -> NDArray[np.float32]:
+        first = found.factors[:-1]
+        if self._known is None or not _same(self._known[0], first):
+            self._known = first, inner_rows(self._track, self._layer, found.factors, self._pairs.positions,
+                                            threads=self._threads)
+        return self._known[1]
+
+    def rectified(self, found: Factorization) -> Factorization:
+        """The last factor refitted to what the ReLU behind the layer lets through."""
+        better = refit_behind_relu(self._rows(found), self._pairs.targets, _last(found), ridge=_RIDGE,
+                                   shortcuts=self._pairs.shortcuts)
+        return _with_last(found, better)
+
+    def matched(self, found: Factorization) -> Factorization:
+        """The last factor with the mean, and half of the missing deviation, of the targets restored."""
+        return _with_last(found, match_moments(self._rows(found), self._pairs.targets, _last(found)))
+
+
+def _same(one: Sequence[ConvFactor], other: Sequence[ConvFactor]) -> bool:
+    return all(a is b for a, b in zip(one, other, strict=True))
+
+
+def _last(found: Factorization) -> Affine:
+    last = found.factors[-1]
+    return Affine(matrix=patch_matrix(last.weight), bias=np.asarray(last.bias, np.float64))
 
 
 def _with_last(found: Factorization, last: Affine) -> Factorization:
@@ -200,7 +243,7 @@ class _Tracks:
     @property
     def rewritten(self) -> Replay:
         """The track of the rewritten model; up to the first layer both are one."""
-        return self._rewritten or self.original
+        return self.original if self._rewritten is None else self._rewritten
 
     def advance(self, rewritten: Model, layer: Layer, pending: Sequence[str], *, residual: bool) -> Aftermath:
         """Take both models to a layer; returns what follows it, the addition only if it can be corrected for."""

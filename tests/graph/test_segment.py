@@ -199,12 +199,16 @@ def test_an_output_that_was_dropped_is_not_computed_again():
         walk.to("b")
 
 
-def test_inputs_that_are_left_out_are_nothing_to_compute():
-    model = load(parse("g (float[N,4,5,7] x) => (float[N,4,5,7] y) <float top = {0.25}> {"
-                       " a = Neg(x)  y = Clip(a, , top) }"))
-    walk = Walk(model, {"x": X})
-    walk.to("y")
-    assert_same(walk.values["y"], np.minimum(-X, np.float32(0.25)))
+def test_inputs_and_outputs_that_are_left_out_are_nothing_to_compute():
+    proto = parse("g (float[N,4,5,7] x) => (float[N,4,5,7] y) <float top = {0.25}> {"
+                  " a = MaxPool<kernel_shape=[1,1]>(x)  y = Clip(a, , top) }")
+    proto.graph.node[0].output.append("")  # the indices
+    walk = Walk(load(proto), {"x": X})
+    for name in "ay":
+        part = walk.to(name)
+        assert part.outputs == (name,)
+        assert part.written == {name}
+    assert_same(walk.values["y"], np.minimum(X, np.float32(0.25)))
 
 
 def test_sub_graphs_may_use_the_same_names_inside():

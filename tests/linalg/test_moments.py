@@ -57,6 +57,45 @@ def test_an_empty_block_changes_nothing():
     np.testing.assert_array_equal(found.mean, expected.mean)
 
 
+@pytest.mark.parametrize("size", [5, 37, 1000, 4095, 4096, 4097, 9000], ids=str)
+def test_small_blocks_are_gathered_and_give_the_same(size):
+    data = rows(9000, 5, offset=20.0)
+    found = moments_of(*np.split(data, range(size, len(data), size)))
+    exact = data.astype(np.float64)
+    np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-6)
+    # blocks are multiplied in float32: about sqrt(9000) * 2^-24 of the variance, which is up to 40 here
+    np.testing.assert_allclose(found.covariance, np.cov(exact.T, bias=True), atol=3e-4)
+    assert found.count == 9000
+
+
+def test_a_result_may_be_asked_for_on_the_way():
+    data = rows(9000, 4)
+    accumulator = MomentAccumulator(4)
+    for start, stop in ((0, 10), (10, 5000), (5000, 5001), (5001, 9000)):
+        accumulator.add(data[start:stop])
+        for _ in range(2):
+            found = accumulator.result()
+            exact = data[:stop].astype(np.float64)
+            np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-5)
+            np.testing.assert_allclose(found.covariance, np.cov(exact.T, bias=True), atol=3e-4)
+            assert found.count == stop
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [300, 5000])
+def test_the_memory_of_a_block_may_be_used_again(count, dtype):
+    first, second = rows(count, 3).astype(dtype), rows(count, 3, seed=1).astype(dtype)
+    accumulator, buffer = MomentAccumulator(3), first.copy()
+    accumulator.add(buffer)
+    np.testing.assert_array_equal(buffer, first)  # it is not written to
+    buffer[:] = second
+    accumulator.add(buffer)
+    found, expected = accumulator.result(), moments_of(first, second)
+    np.testing.assert_array_equal(buffer, second)
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.covariance, expected.covariance)
+
+
 def test_no_rows_are_an_error():
     with pytest.raises(ValueError, match="no rows"):
         MomentAccumulator(3).result()

@@ -1,5 +1,7 @@
 """Samples of a layer of two models against a loop over the sampled positions of their whole runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx.parser
 import pytest
@@ -15,6 +17,7 @@ from onnxslim1x1.runtime.calibration import with_outputs
 from onnxslim1x1.runtime.pairs import collect_pairs, inner_rows
 from onnxslim1x1.runtime.replay import Replay
 from onnxslim1x1.runtime.session import create_session, run
+from onnxslim1x1.spec import ConvFactor
 from onnxslim1x1.strategies import STRATEGIES, by_name
 from onnxslim1x1.strategies.base import patch_matrix
 
@@ -59,8 +62,8 @@ def layer_of(model, name="main"):
     return next(layer for layer in layers if layer.name == name)
 
 
-def factorised(model, name, strategy, rank):
-    layer = layer_of(model, name)
+def factorised(model, name, strategy, rank, *, layer=None):
+    layer = layer or layer_of(model, name)
     weights = {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer}
     decomposition = by_name(strategy).decompose(layer.spec, weights[layer.weight], weights.get(layer.bias))
     return decomposition.truncate((rank,)).factors
@@ -223,6 +226,10 @@ def test_images_may_have_another_size_than_was_assumed(tmp_path):
     expected = collect_pairs(case.original, case.rewritten, right)
     np.testing.assert_array_equal(pairs.targets, expected.targets)
     np.testing.assert_array_equal(pairs.joint.covariance, expected.joint.covariance)
+    for strategy in ("reduce", "expand", "spatial"):
+        assumed, known = (inner_rows(case.rewritten, case.layer, factorised(model, "main", strategy, 2, layer=layer),
+                                     pairs.positions) for layer in (case.layer, right))
+        np.testing.assert_array_equal(assumed, known)
 
 
 @pytest.mark.usefixtures("few_rows")
@@ -256,6 +263,21 @@ def test_inner_rows_times_the_last_factor_are_the_output_of_the_rewritten_layer(
     (output,) = whole(model, case.images, "b")
     expected = reference_pixels(output, np.concatenate(pairs.positions))
     np.testing.assert_allclose(found, expected, atol=1e-5)  # float32 rounding in two convolutions
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_a_chain_may_have_more_than_two_factors(tmp_path):
+    case = Case(tmp_path, model_of(), Images(), shortcut=None)
+    spec, rng = case.layer.spec, np.random.default_rng(5)
+    specs = (spec.pointwise(4, 2, size=SIZE, bias=False), replace(spec, in_channels=2, out_channels=3, bias=False),
+             spec.pointwise(3, 5, size=spec.out_size, bias=True))
+    factors = [ConvFactor(role=f"r{i}", spec=s, weight=rng.standard_normal(s.weight_shape),
+                          bias=rng.standard_normal(5) if s.bias else None) for i, s in enumerate(specs)]
+    positions = case.pairs().positions
+    found = inner_rows(case.rewritten, case.layer, factors, positions) @ factors[2].weight[:, :, 0, 0].T
+    model = rewritten_of(case.model, first=factorised(case.model, "first", "reduce", 1), main=factors)
+    (output,) = whole(model, case.images, "b")
+    np.testing.assert_allclose(found + factors[2].bias, reference_pixels(output, np.concatenate(positions)), atol=2e-5)
 
 
 @pytest.mark.usefixtures("few_rows")

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxslim1x1.graph.rewrite import attributes
-from onnxslim1x1.runtime.patches import sample_patches
+from onnxslim1x1.runtime.patches import draw_positions, gather_patches, gather_pixels, sample_patches
 from onnxslim1x1.runtime.session import create_session, run
 from onnxslim1x1.spec import ConvSpec
 from onnxslim1x1.strategies.base import patch_matrix
@@ -112,3 +112,69 @@ def test_an_unknown_size_is_an_error():
     spec = ConvSpec.make(2, 3, kernel=(3, 3))
     with pytest.raises(ValueError, match="known input size"):
         sample_patches(np.zeros((1, 2, 5, 5), np.float32), spec, 1, np.random.default_rng(0))
+
+
+# at given positions
+
+
+def some_positions(spec, images, *, count=4, seed=3):
+    return draw_positions(images, spec, count, np.random.default_rng(seed))
+
+
+@EVERY_GEOMETRY
+def test_patches_at_given_positions_are_those_of_all_positions(name):
+    spec = GEOMETRIES[name]
+    images = images_of(spec)
+    positions = some_positions(spec, 3)
+    everything = all_patches(images, spec).reshape(3, -1, spec.patch)
+    expected = [everything[image, place] for image in range(3) for place in positions[image]]
+    np.testing.assert_array_equal(gather_patches(images, spec, positions), expected)
+
+
+@EVERY_GEOMETRY
+def test_pixels_belong_to_the_patches_at_the_same_positions(name):
+    spec = GEOMETRIES[name]
+    images = images_of(spec)
+    weight = np.random.default_rng(1).standard_normal(spec.weight_shape).astype(np.float32)
+    rows = convolved(images, spec, weight).reshape(3, *spec.out_size, -1)
+    positions = some_positions(spec, 3)
+    found = gather_pixels(np.moveaxis(rows, -1, 1), positions)
+    expected = gather_patches(images, spec, positions) @ patch_matrix(weight).T
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # float32 rounding
+
+
+def test_pixels_are_rows_of_channels_image_by_image():
+    images = np.arange(2 * 3 * 2 * 5).reshape(2, 3, 2, 5)  # value = 30 image + 10 channel + 5 y + x
+    found = gather_pixels(images, np.array([[7, 0, 4, 7], [9, 3, 3, 1]]))
+    places = [7, 0, 4, 7, 39, 33, 33, 31]
+    np.testing.assert_array_equal(found, [[p, p + 10, p + 20] for p in places])
+
+
+def test_pixels_of_a_dense_layer_are_its_outputs():
+    rows = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(gather_pixels(rows, np.zeros((2, 1), np.int64)), rows)
+
+
+@EVERY_GEOMETRY
+def test_positions_are_distinct_and_inside(name):
+    spec = GEOMETRIES[name]
+    total = int(np.prod(spec.out_size))
+    for count in (1, total - 1):
+        positions = draw_positions(5, spec, count, np.random.default_rng(0))
+        assert positions.shape == (5, count)
+        assert all(len(set(row)) == count and set(row) <= set(range(total)) for row in positions.tolist())
+
+
+@pytest.mark.parametrize("more", [0, 1, 10**9])
+def test_all_positions_are_in_order(more):
+    spec = GEOMETRIES["2d"]
+    total = int(np.prod(spec.out_size))
+    found = draw_positions(3, spec, total + more, np.random.default_rng(0))
+    np.testing.assert_array_equal(found, np.tile(np.arange(total), (3, 1)))
+
+
+def test_sampled_patches_are_those_at_the_drawn_positions():
+    spec = GEOMETRIES["2d"]
+    images = images_of(spec)
+    found = sample_patches(images, spec, 4, np.random.default_rng(3))
+    np.testing.assert_array_equal(found, gather_patches(images, spec, some_positions(spec, 3)))

@@ -133,6 +133,16 @@ def test_what_pads_a_fixed_batch_is_hidden(batch, tmp_path):
     assert len(track) == 7
 
 
+def test_a_fixed_batch_is_filled_up_because_inner_nodes_may_insist_on_it(tmp_path):
+    model = load(onnx.parser.parse_model(HEAD + """
+        g (float[4,3,6,9] x) => (float[4,162] y) <int64[2] shape = {4, 162}> {
+        a = Reshape(x, shape)  y = Neg(a) }"""))
+    images = Images(7)
+    track = Replay(model, images, tmp_path)
+    track.advance(model, ["y"])
+    np.testing.assert_array_equal(values_of(track, "y")["y"], -images.values.reshape(7, -1))
+
+
 def test_tensors_without_a_batch_axis_are_whole(tmp_path):
     proto = onnx.parser.parse_model(HEAD + """g (float[4,3,H,W] x) => (float[4,3,H,W] y) {
         m = ReduceMean<axes = [1, 2]>(w)

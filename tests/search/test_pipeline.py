@@ -18,7 +18,16 @@ from onnxslim1x1.runtime.hardware import environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search import pipeline
-from onnxslim1x1.search.pipeline import Subject, make_plan, model_cost, provenance, rewrite, total_cost, workbench
+from onnxslim1x1.search.pipeline import (
+    Subject,
+    factors_of,
+    make_plan,
+    model_cost,
+    provenance,
+    rewrite,
+    total_cost,
+    workbench,
+)
 from onnxslim1x1.search.plan import Budget, PlannedData, PlannedLayer, PlannedModel
 from onnxslim1x1.spec import Cost
 
@@ -69,6 +78,7 @@ def machine(monkeypatch):
 
     monkeypatch.setattr(pipeline, "compare_chain", compare_chain)
     monkeypatch.setattr(pipeline, "channel_block", lambda _provider: BLOCK)
+    monkeypatch.setattr(pipeline, "time_chain", lambda specs, **_options: 1e-9 * specs[0].macs)
     monkeypatch.setattr(runtime_calibration, "LEAST_ROWS", 1500)
     monkeypatch.setattr(runtime_calibration, "ROWS_PER_COLUMN", 3)
     return asked
@@ -95,14 +105,14 @@ def subject(source, **options):
 
 def planned(source, budget, calibration=None, **options):
     run = RunOptions(**options)
-    return make_plan(Subject.of(load(source), run), budget, calibration, run)
+    return make_plan(Subject.of(load(source), run), budget, calibration, run).plan
 
 
 def rewritten(source, budget, calibration=None, **options):
     run = RunOptions(**options)
     it = Subject.of(load(source), run)
-    plan, bench = make_plan(it, budget, calibration, run)
-    return rewrite(it, plan, bench)
+    made = make_plan(it, budget, calibration, run)
+    return rewrite(it, made.plan, made.factors)
 
 
 def scores(model, images):
@@ -134,33 +144,41 @@ def test_a_subject_takes_the_shapes_of_the_options(path):
 
 # ---- plans ----
 
-@pytest.mark.parametrize("with_data", [False, True])
-def test_an_open_budget_means_a_small_error(path, calibration, with_data):
-    data = calibration if with_data else None
-    limit = 0.1 if with_data else 0.05
-    plan, _ = planned(path, Budget(), data)
-    assert plan == planned(path, Budget(max_error=limit), data)[0]
+def test_an_open_budget_without_data_means_a_small_error_of_the_weights(path):
+    plan = planned(path, Budget())
+    assert plan == planned(path, Budget(max_error=0.05))
     assert plan.layers
-    assert max(p.error for p in plan.layers) <= limit
-    assert plan != planned(path, Budget(max_error=0.9), data)[0]
+    assert max(p.error for p in plan.layers) <= 0.05
+    assert plan != planned(path, Budget(max_error=0.9))
+
+
+def test_an_open_budget_with_data_means_a_small_drop(path, calibration):
+    plan = planned(path, Budget(), calibration)
+    assert plan == planned(path, Budget(max_drop=0.01), calibration)
+    assert plan.promise.max_drop == 0.01
+    assert plan.promise.held_out_drop <= 0.01 or not plan.layers
+    assert plan.promise.held_out_loss is not None
+
+
+def test_without_data_a_drop_cannot_be_judged(path):
+    assert planned(path, Budget(max_drop=0.2)) == planned(path, Budget())
 
 
 def test_a_plan_says_what_it_was_made_for(path, calibration):
-    plan, bench = planned(path, Budget(max_error=0.3), calibration, seed=5)
+    plan = planned(path, Budget(max_error=0.3), calibration, seed=5)
     assert plan.tool == f"onnxslim1x1 {onnxslim1x1.__version__}"
     assert plan.model == PlannedModel(path="net.onnx", sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert (plan.schema_version, plan.seed, plan.budget) == (1, 5, Budget(max_error=0.3))
     assert plan.environment == environment(threads=0)
     assert (plan.data.path, plan.data.limit, plan.data.images) == (str(calibration.path), None, 12)
-    assert bench.block == BLOCK
-    assert planned(path, Budget(max_error=0.3))[0].data is None
+    assert planned(path, Budget(max_error=0.3)).data is None
     assert {p.speedup for p in plan.layers} == {2.0}
 
 
 def test_measurements_run_as_the_options_say(path, machine):
     planned(path, Budget(ranks={"wide": 8, "late": 4}), threads=3, provider="cpu")
     assert {(m[0].in_channels, m[1][0].out_channels) for m in machine} == {(20, 8), (28, 4)}
-    assert [m[2] for m in machine] == [{"threads": 3, "provider": "cpu"}] * 2
+    assert [(m[2]["threads"], m[2]["provider"]) for m in machine] == [(3, "cpu")] * 2
 
 
 @pytest.mark.parametrize(("budget", "fitted"), [
@@ -175,13 +193,13 @@ def test_measurements_run_as_the_options_say(path, machine):
 ])
 def test_statistics_are_collected_only_where_they_may_be_needed(path, calibration, monkeypatch, budget, fitted):
     asked = []
-    real = pipeline.collect_moments
+    real = pipeline.moments_of
 
     def collect(model, layers, *args, **options):
         asked.append({layer.output for layer in layers})
         return real(model, layers, *args, **options)
 
-    monkeypatch.setattr(pipeline, "collect_moments", collect)
+    monkeypatch.setattr(pipeline, "moments_of", collect)
     planned(path, budget, calibration)
     assert asked == ([fitted] if fitted else [])
 
@@ -263,18 +281,19 @@ def test_metadata_of_others_stays(tmp_path):
 
 
 def test_a_plan_for_another_model_is_refused(path):
-    plan, bench = planned(path, Budget(ranks={"wide": 4}))
+    plan = planned(path, Budget(ranks={"wide": 4}))
     other = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[0], layer="narrow"),))
     with pytest.raises(PlanMismatchError, match="has no layer narrow; make a new plan"):
-        rewrite(subject(path), other, bench)
+        rewrite(subject(path), other, {})
 
 
 @pytest.mark.parametrize("ranks", [(0,), (21,), (-1,), (), (3, 4)])
 def test_a_plan_with_impossible_ranks_is_refused(path, ranks):
-    plan, bench = planned(path, Budget(ranks={"wide": 4}))
+    plan = planned(path, Budget(ranks={"wide": 4}))
     other = dataclasses.replace(plan, layers=(dataclasses.replace(plan.layers[0], ranks=ranks),))
+    bench = workbench(subject(path), [], None, RunOptions())
     with pytest.raises(RankError):
-        rewrite(subject(path), other, bench)
+        factors_of(other, bench, None, RunOptions())
 
 
 def test_without_layers_nothing_has_changed(path):
@@ -298,8 +317,8 @@ def test_weights_that_become_constants_are_a_change(tmp_path):
 
 def test_costs_add_up(path):
     it = subject(path)
-    plan, bench = make_plan(it, Budget(ranks={"wide": 5, "late": 3}), None, RunOptions())
-    result = rewrite(it, plan, bench)
+    made = make_plan(it, Budget(ranks={"wide": 5, "late": 3}), None, RunOptions())
+    plan, result = made.plan, rewrite(it, made.plan, made.factors)
     before, after = total_cost(it.layers), model_cost(result.model, it.shapes)
     planned_layers = plan.layers
     assert after == Cost(params=before.params + sum(p.after.params - p.before.params for p in planned_layers),
@@ -327,7 +346,7 @@ def test_costs_are_those_of_the_shapes_that_were_asked_for(path):
 # ---- parts ----
 
 def test_provenance_names_the_data_only_by_its_last_part(path, tmp_path):
-    plan, _ = planned(path, Budget(ranks={"wide": 4}))
+    plan = planned(path, Budget(ranks={"wide": 4}))
     data = PlannedData(path=str(tmp_path / "deep" / "faces"), preprocess=preprocess(), limit=None, images=3, sha256="")
     found = json.loads(provenance(dataclasses.replace(plan, data=data)))
     assert found["data"] == "faces"
