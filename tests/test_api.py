@@ -19,6 +19,7 @@ from onnxslim1x1.errors import InfeasibleBudget, ModelError, OptionError, Output
 from onnxslim1x1.runtime import calibration as runtime_calibration
 from onnxslim1x1.runtime import validate as runtime_validate
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, Latency, LatencyComparison
+from onnxslim1x1.runtime.store import NO_STORE
 from onnxslim1x1.runtime.verdict import CheckResult, Tolerance, ValidationReport
 from onnxslim1x1.search import pipeline
 
@@ -154,7 +155,7 @@ def test_analyze_without_measuring(source):
     assert (found.environment, found.profile) == (None, None)
     assert len(found.sha256) == 64
     assert {p.layer.name: p.declined and p.declined.code for p in found.layers} == {
-        "stem": None, "wide": None, "late": None, "head": "dense"}
+        "stem": None, "wide": None, "late": None, "head": None}
 
 
 def test_plan(source):
@@ -354,9 +355,9 @@ def test_a_failure_leaves_nothing(path, tmp_path, monkeypatch):
 def test_progress_tells_stages_and_rises(path, images):
     told = []
     api.slim(path, budget=Budget(max_error=0.6), calibration=images, check=Check(settings=QUICK),
-             run=dataclasses.replace(RUN, progress=lambda stage, done: told.append((stage, done))))
+             run=dataclasses.replace(RUN, store=NO_STORE, progress=lambda stage, done: told.append((stage, done))))
     stages = list(dict.fromkeys(stage for stage, _ in told))
-    assert stages[:2] == ["statistics", "factorising"]
+    assert stages[:4] == ["statistics", "gradients", "factorising", "reconstruction"]
     for stage in stages:
         parts = [done for name, done in told if name == stage]
         assert parts == sorted(parts)

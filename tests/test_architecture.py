@@ -26,6 +26,7 @@ OWNERS = {
     "PIL": {"runtime"},
     "typer": {"cli"},
     "rich": {"report", "cli"},
+    "matplotlib": {"report"},
 }
 
 LONGEST_FILE = 400

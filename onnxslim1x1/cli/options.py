@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,19 +204,20 @@ class ExploreFlags:
     plot: Annotated[Path | None, typer.Option(
         help="With --explore: draw the front into this file, .svg, .png or .pdf.")] = None
 
-    def output(self, path: Path | None, **others: object) -> Path | None:
+    def output(self, path: Path | None, *given: str, **others: object) -> Path | None:
         """The file to write, or None where the front is to be printed.
 
         Args:
             path: as it was given.
-            others: values of options that make no sense with --explore, by name.
+            given: options that were given and make no sense with --explore.
+            others: values of further ones by name, false where they were not given.
 
         Raises:
             OptionError: options contradict each other, or there is no file to write.
         """
-        given = [f"--{name.replace('_', '-')}" for name, value in {"output": path, **others}.items() if value]
-        if self.explore and given:
-            raise OptionError(f"{given[0]}: contradicts --explore, which decides nothing and writes no model; drop one "
+        named = (f"--{name.replace('_', '-')}" for name, value in {"output": path, **others}.items() if value)
+        if self.explore and (against := next(chain(named, given), None)):
+            raise OptionError(f"{against}: contradicts --explore, which decides nothing and writes no model; drop one "
                               "of the two")
         if self.plot and not self.explore:
             raise OptionError(f"--plot {self.plot}: draws what --explore finds; give that, too")

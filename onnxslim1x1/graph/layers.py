@@ -33,6 +33,7 @@ class Layer:
         in_shape: shape of the input, or None if unknown.
         out_shape: shape of the output, or None if unknown.
         ineligible: why the graph forbids to rewrite it, or None; families may decline it on top.
+        stored_transposed: whether the weight of a dense layer is stored as (C, O).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Layer:
     in_shape: Shape | None
     out_shape: Shape | None
     ineligible: Ineligible | None
+    stored_transposed: bool = False
 
     @property
     def kind(self) -> str:
@@ -100,7 +102,7 @@ def find_layers(model: Model, shapes: Mapping[str, Shape]) -> tuple[Layer, ...]:
             name=name, index=index, op_type=node.op_type, spec=spec, input=node.input[0], output=node.output[0],
             weight=node.input[1], bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
             in_shape=shapes.get(node.input[0]), out_shape=shapes.get(node.output[0]),
-            ineligible=refusal or _refusal(node, context)))
+            ineligible=refusal or _refusal(node, context), stored_transposed=_is_stored_transposed(node)))
     return tuple(layers)
 
 
@@ -139,6 +141,9 @@ def _geometry(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return geometry | {"auto_pad": auto_pad or "NOTSET"}
 
 
+_PLAIN_GEMM = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
+
+
 def _read_gemm(node: onnx.NodeProto, context: _Context) -> Found:
     weight = _shape_of(node.input[1], context)
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -147,8 +152,12 @@ def _read_gemm(node: onnx.NodeProto, context: _Context) -> Found:
     columns, rows = weight if attributes.get("transB", 0) else weight[::-1]  # (N, K)
     shape = context.shapes.get(node.input[0])
     batch = (shape[1] if attributes.get("transA", 0) else shape[0]) if shape and len(shape) == 2 else 1
-    return ConvSpec.make(rows, columns, kernel=(), in_size=(), batch=max(batch, 1),
-                         bias=len(node.input) > 2 and bool(node.input[2])), None
+    bias = node.input[2] if len(node.input) > 2 else ""
+    plain = {**_PLAIN_GEMM, **attributes, "transB": 0} == _PLAIN_GEMM and (
+        not bias or _shape_of(bias, context) == (columns,))
+    return ConvSpec.make(rows, columns, kernel=(), in_size=(), batch=max(batch, 1), bias=bool(bias)), (
+        None if plain else Ineligible(code="dense", reason="a Gemm with transA, alpha, beta or a bias of another shape "
+                                                           "is not factorised"))
 
 
 def _read_matmul(node: onnx.NodeProto, context: _Context) -> Found:
@@ -160,7 +169,14 @@ def _read_matmul(node: onnx.NodeProto, context: _Context) -> Found:
     batch = max(shape[0], 1) if shape and len(shape) > 1 else 1
     if min((*tokens, *weight), default=1) < 1:
         return None
-    return ConvSpec.make(weight[0], weight[1], kernel=(1,) * len(tokens), in_size=tokens, batch=batch, bias=False), None
+    return ConvSpec.make(weight[0], weight[1], kernel=(1,) * len(tokens), in_size=tokens, batch=batch, bias=False), (
+        Ineligible(code="dense", reason="a dense layer over tokens is not factorised") if tokens else None)
+
+
+def _is_stored_transposed(node: onnx.NodeProto) -> bool:
+    """Whether a dense layer has its weight as (C, O)."""
+    straight = any(a.name == "transB" and a.i for a in node.attribute)
+    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not straight)
 
 
 _READERS: Mapping[str, Callable[[onnx.NodeProto, _Context], Found]] = {

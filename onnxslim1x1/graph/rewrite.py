@@ -14,11 +14,12 @@ from onnxslim1x1.spec import EXPLICIT_PADS, ConvFactor, ConvSpec
 
 
 def replace_layer(edit: GraphEdit, layer: Layer, factors: Sequence[ConvFactor]) -> None:
-    """Put a chain in the place of a Conv.
+    """Put a chain in the place of a Conv; in the place of a Gemm or a MatMul a chain of the same kind.
 
     Needs: the layer is a node of the graph; the factors lead from its input to its output channels.
     Guarantees: the last factor writes the tensor that the layer wrote (same name, same readers) and has an explicit
-    bias, so onnxruntime fuses activation and addition as before; names are unique; nothing else changes.
+    bias, so onnxruntime fuses activation and addition as before; names are unique; nothing else changes. A MatMul has
+    no bias: an Add follows the last one where it is needed.
 
     Raises:
         ValueError: the factors do not fit the layer.
@@ -29,17 +30,31 @@ def replace_layer(edit: GraphEdit, layer: Layer, factors: Sequence[ConvFactor]) 
     target, current = node.outputs[0], node.inputs[0]
     node.outputs.clear()
     node.inputs.clear()
+    takes_bias = layer.op_type != "MatMul"
+    adds_bias = not takes_bias and bool(np.any(factors[-1].bias))
     chain = []
     for number, factor in enumerate(factors):
         last = number == len(factors) - 1
         name = layer.name if last else edit.unique(f"{layer.name}/{factor.role}")
-        written = target if last else gs.Variable(edit.unique(f"{layer.output}/{factor.role}"), dtype=dtype)
-        inputs = [current, edit.constant(f"{layer.name}/{factor.role}.weight", factor.weight.astype(dtype))]
-        if factor.bias is not None:
+        written = target if last and not adds_bias else gs.Variable(edit.unique(f"{layer.output}/{factor.role}"),
+                                                                    dtype=dtype)
+        weight = factor.weight.astype(dtype)
+        inputs = [current, edit.constant(f"{layer.name}/{factor.role}.weight", weight if takes_bias else weight.T)]
+        if factor.bias is not None and takes_bias:
             inputs.append(edit.constant(f"{layer.name}/{factor.role}.bias", factor.bias.astype(dtype)))
-        chain.append(gs.Node("Conv", name=name, attrs=attributes(factor.spec), inputs=inputs, outputs=[written]))
+        chain.append(gs.Node(layer.op_type, name=name, attrs=_attributes(layer, factor), inputs=inputs,
+                             outputs=[written]))
         current = written
+    if adds_bias:
+        bias = edit.constant(f"{layer.name}/{factors[-1].role}.bias", np.asarray(factors[-1].bias).astype(dtype))
+        chain.append(gs.Node("Add", name=edit.unique(f"{layer.name}/bias"), inputs=[current, bias], outputs=[target]))
     edit.splice(node, chain)
+
+
+def _attributes(layer: Layer, factor: ConvFactor) -> dict[str, Any]:
+    if layer.op_type == "Gemm":
+        return {"transB": 1}
+    return {} if layer.op_type == "MatMul" else attributes(factor.spec)
 
 
 def attributes(spec: ConvSpec) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def draw_positions(images: int, spec: ConvSpec, per_image: int, rng: np.random.G
 def gather_patches(images: NDArray[Any], spec: ConvSpec, positions: Positions) -> NDArray[Any]:
     """Zero-padded input patches (images * p, n*C), position-major, at given output positions of each image."""
     axes = len(spec.kernel)
+    if not axes:
+        return np.repeat(images, positions.shape[1], axis=0)  # of a dense layer (batch, C): each is one patch
     flat = positions.reshape(-1)
     image = np.repeat(np.arange(len(images)), positions.shape[1])
     pads = spec.explicit_pads

@@ -50,7 +50,8 @@ def allocate(candidates: Mapping[str, Sequence[Candidate]], save: float,
     """
     if save <= 0:
         return {}
-    options = [tuple(found) for found in candidates.values() if found]
+    helpful = (tuple(c for c in found if amount(c) > 0) for found in candidates.values())
+    options = [found for found in helpful if found]
     cheapest = [max(found, key=amount) for found in options]
     most = sum(map(amount, cheapest))
     if most < save:
@@ -66,7 +67,7 @@ def allocate(candidates: Mapping[str, Sequence[Candidate]], save: float,
 
 
 def _steps(saved: float, save: float) -> int:
-    return int(max(0, saved) * _STEPS // save)
+    return int(saved * _STEPS // save)
 
 
 def _with_layer(least: NDArray[np.float64], found: Sequence[Candidate],

@@ -160,8 +160,9 @@ def _propose(bench: Workbench, layer: Layer, *, max_error: float, measure: Measu
         return Ineligible(code="flat_spectrum", reason=f"no rank that saves MACs keeps the weight error within "
                                                        f"{max_error:g} (least {least:.2f})")
     speedup = measure(layer.spec, by_name(best.strategy).chain(layer.spec, best.ranks))
+    ranks = ",".join(map(str, best.ranks))
     if speedup < LEAST_SPEEDUP:
-        return Ineligible(code="not_faster", reason=f"{best.strategy} at rank {best.ranks[0]} runs at "
+        return Ineligible(code="not_faster", reason=f"{best.strategy} at rank {ranks} runs at "
                                                     f"{speedup:.2f}x of the original layer, measured")
     return Proposal(strategy=best.strategy, ranks=best.ranks, error=best.error, cost=best.cost, speedup=speedup,
                     time_s=time_s / speedup)

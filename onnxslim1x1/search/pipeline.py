@@ -182,7 +182,7 @@ class Groundwork:
 
     Attributes:
         bench: the layers with statistics and sensitivities.
-        planner: their candidates, timed if speed or accuracy is to be traded.
+        planner: their candidates, timed if they are chosen by the time that they save.
         held_out: what judges on held-out images, or None without data.
     """
 
@@ -200,7 +200,7 @@ def groundwork(subject: Subject, budget: Budget, *, data: Calibration | None, op
     """
     bench, held_out = _measured_bench(subject, budget, data, options, steps)
     planner = Planner(bench, budget, measure=measured(options), progress=options.stage("factorising"))
-    if budget.target_speedup is not None or budget.max_drop is not None:
+    if budget.needs_times:
         planner.timed(lambda spec: time_chain((spec,), threads=options.threads, provider=options.provider,
                                               store=options.store), options.stage("timing"))
     return Groundwork(bench=bench, planner=planner, held_out=held_out)

@@ -84,6 +84,11 @@ class Budget:
         return (self.target_macs, self.target_params) != (None, None)
 
     @property
+    def needs_times(self) -> bool:
+        """Whether candidates are chosen by the time that they save."""
+        return self.target_speedup is not None or (self.max_drop is not None and not self.counts_work)
+
+    @property
     def is_open(self) -> bool:
         """Whether it says nothing about how far to go."""
         return not (self.ranks or self.has_target) and self.max_error is None and self.max_drop is None

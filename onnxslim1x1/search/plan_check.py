@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from onnxslim1x1 import __version__
 from onnxslim1x1.errors import OptionError, PlanMismatchError, RankError
@@ -16,12 +16,23 @@ from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.options import DataOptions
 from onnxslim1x1.search.hints import did_you_mean
 from onnxslim1x1.search.pipeline import Subject, total_cost
-from onnxslim1x1.search.plan import PlannedData, PlannedLayer, Promise, RewritePlan, SkippedLayer, cost_after
+from onnxslim1x1.search.plan import (
+    ASYMMETRIC,
+    RECTIFIED,
+    FitStep,
+    PlannedData,
+    PlannedLayer,
+    Promise,
+    RewritePlan,
+    SkippedLayer,
+    cost_after,
+)
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.strategies import STRATEGIES, by_name
 from onnxslim1x1.strategies.base import require_ranks
 
 _MOST_THREADS = 1024
+_STEPS: tuple[FitStep, ...] = get_args(FitStep)  # in the order in which they are carried out
 _DECISIVE = ("cpu", "onnxruntime")  # what the last digits, and the best ranks, depend on
 
 
@@ -39,7 +50,7 @@ def require_model(plan: RewritePlan, model: Model) -> None:
 
 
 def require_fit(plan: RewritePlan, layers: Sequence[Layer], where: str) -> None:
-    """Refuse what an edit may have broken: names, families, ranks, seed and threads.
+    """Refuse what an edit may have broken: names, families, ranks, fits, seed and threads.
 
     Raises:
         PlanMismatchError: with the place in the plan; `where` names the plan.
@@ -56,7 +67,9 @@ def require_fit(plan: RewritePlan, layers: Sequence[Layer], where: str) -> None:
                                     "two")
         named[name] = place
     for number, planned in enumerate(plan.layers):
-        _require_rewritable(planned, known[planned.layer], f"{where}: layers[{number}]")
+        place = f"{where}: layers[{number}]"
+        _require_rewritable(planned, known[planned.layer], place)
+        _require_steps(planned, f"{place}.fit", has_data=plan.data is not None)
     if plan.seed < 0:
         raise PlanMismatchError(f"{where}: seed: {plan.seed} is negative; 0 is the least")
     for place, threads in (("environment.threads", plan.environment.threads), ("blas_threads", plan.blas_threads)):
@@ -78,6 +91,22 @@ def _require_rewritable(planned: PlannedLayer, layer: Layer, where: str) -> None
         require_ranks(strategy, layer.spec, planned.ranks)
     except RankError as error:
         raise PlanMismatchError(f"{where}.ranks: {error}") from error
+
+
+def _require_steps(planned: PlannedLayer, where: str, *, has_data: bool) -> None:
+    fit, order = planned.fit, ", ".join(_STEPS)
+    if unknown := [step for step in fit if step not in _STEPS]:
+        raise PlanMismatchError(f"{where}: unknown step {unknown[0]}{did_you_mean(unknown[0], _STEPS)}")
+    if twice := [step for step in fit if fit.count(step) > 1]:
+        raise PlanMismatchError(f"{where}: {twice[0]} stands there {fit.count(twice[0])} times; once is enough")
+    if list(fit) != [step for step in _STEPS if step in fit]:
+        raise PlanMismatchError(f"{where}: {', '.join(fit)} cannot be carried out in this order; write {order}, or "
+                                "some of these")
+    if RECTIFIED in fit and ASYMMETRIC not in fit:
+        raise PlanMismatchError(f"{where}: {RECTIFIED} refits what {ASYMMETRIC} has fitted; add {ASYMMETRIC} before it")
+    if fit and not has_data:
+        raise PlanMismatchError(f"{where}: {', '.join(fit)} needs calibration data, but the plan names none; leave it "
+                                "empty, or make a new plan with data")
 
 
 def planned_data(plan: RewritePlan, given: DataOptions | str | Path | None, where: str) -> DataOptions | None:

@@ -100,6 +100,11 @@ class Planner:
         """Candidates by layer, as far as they were not dropped."""
         return self._options
 
+    @property
+    def explicit(self) -> dict[str, Candidate]:
+        """What the explicit ranks ask for; it is part of every choice."""
+        return dict(self._fixed)
+
     def chosen(self) -> dict[str, Candidate]:
         """The choice for the budget, all of it measured if there is a `measure`.
 
@@ -149,25 +154,36 @@ class Planner:
                 progress((number + 1) / len(self._options))
         for name, candidate in self._fixed.items():
             before = seconds(self._bench.layers[name].spec)
-            self._fixed[name] = replace(candidate, saved_s=before * (1 - 1 / self._speedup(candidate)))
+            timed = replace(candidate, saved_s=before * (1 - 1 / self._speedup(candidate)))
+            self._speedups[timed] = self._speedup(candidate)
+            self._fixed[name] = timed
 
     def within(self, loss: float, amount: Amount) -> dict[str, Candidate]:
-        """The choice that saves most while the predicted losses add up to at most `loss`."""
-        most = math.fsum(max((amount(c) for c in found), default=0.0) for found in self._options.values())
-        low, high, best = 0.0, 1.0, dict[str, Candidate]()
+        """The choice that saves most while the predicted losses add up to at most `loss`, explicit ranks included."""
+        left = loss - _total_loss(self._fixed)
+        return self._worth_it(lambda: self._within(left, amount))
+
+    def _within(self, loss: float, amount: Amount) -> dict[str, Candidate]:
+        strongest = _strongest(self._options, amount)
+        if _total_loss(strongest) <= loss:
+            return strongest
+        most, low, high, best = math.fsum(map(amount, strongest.values())), 0.0, 1.0, dict[str, Candidate]()
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             found = allocate(self._options, most * middle, amount)
-            if math.fsum(c.loss for c in found.values()) <= loss:
+            if _total_loss(found) <= loss:
                 low, best = middle, found
             else:
                 high = middle
-        return self._fixed | best
+        return best
+
+    def strongest(self, amount: Amount) -> dict[str, Candidate]:
+        """All layers at their cheapest, explicit ranks included."""
+        return self._fixed | _strongest(self._options, amount)
 
     def most(self, amount: Amount) -> float:
         """What all layers at their cheapest save."""
-        free = math.fsum(max((amount(c) for c in found), default=0.0) for found in self._options.values())
-        return free + math.fsum(map(amount, self._fixed.values()))
+        return math.fsum(map(amount, self.strongest(amount).values()))
 
     def _share(self, what: str, kept: float) -> float:
         """What has to be saved of the whole model."""
@@ -248,10 +264,14 @@ def thinned(candidates: Sequence[Candidate], most: int = 14) -> tuple[Candidate,
     return tuple(candidates[round(i * (len(candidates) - 1) / (most - 1))] for i in range(most))
 
 
-def _strongest(options: Options) -> dict[str, Candidate]:
-    """Of every layer the candidate that saves most, if there is one."""
-    best = {name: max(found, key=saved_macs, default=None) for name, found in options.items()}
-    return {name: c for name, c in best.items() if c is not None}
+def _strongest(options: Options, amount: Amount = saved_macs) -> dict[str, Candidate]:
+    """Of every layer the candidate that saves most, if one saves anything."""
+    best = {name: max(found, key=amount, default=None) for name, found in options.items()}
+    return {name: c for name, c in best.items() if c is not None and amount(c) > 0}
+
+
+def _total_loss(chosen: Mapping[str, Candidate]) -> float:
+    return math.fsum(c.loss for c in chosen.values())
 
 
 def _refusals(bench: Workbench, allowed: set[str]) -> dict[str, Ineligible]:
@@ -306,6 +326,8 @@ def _unchosen(candidates: Sequence[Candidate] | None, least: float, budget: Budg
     if budget.max_error is not None and not candidates:
         return Ineligible(code="error", reason=f"the least error that saves MACs is {least:.3f}, above the allowed "
                                                f"{budget.max_error:g}")
+    if budget.max_drop is not None and not budget.has_target:
+        return Ineligible(code="not_needed", reason=f"others gain more within --max-drop {budget.max_drop:g}")
     return Ineligible(code="not_needed", reason="the target is met without it")
 
 

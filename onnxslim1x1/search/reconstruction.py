@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxslim1x1.errors import PlanMismatchError
 from onnxslim1x1.graph.edit import GraphEdit, reads
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
@@ -103,6 +104,7 @@ def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
 
     Raises:
         RankError: a rank is out of range.
+        PlanMismatchError: there is no judge, and a fit of the plan does not suit its layer.
         RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
     """
     return _Pass(bench, layers, judge, steps or Steps(), settings or FitSettings()).run(data)
@@ -135,11 +137,13 @@ class _Pass:
         self._loss = judge(assembled(bench, self._factors)) if judge else None
 
     def run(self, data: Batches) -> Reconstruction:
-        pending = [layer for name, layer in self._bench.layers.items()
-                   if name in self._planned and layer.op_type == "Conv"]
+        planned = [layer for name, layer in self._bench.layers.items() if name in self._planned]
+        pending = [layer for layer in planned if layer.op_type == "Conv"]
         if any(self._may_change(layer) for layer in pending):
             with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
                 tracks = _Tracks(self._bench, data, Path(folder), self._settings.threads)
+                if planned[0] is not pending[0]:
+                    tracks.part()  # dense layers in front are not fitted anew, but they do change what follows
                 for number, layer in enumerate(pending):
                     model = assembled(self._bench, self._factors)
                     follow = tracks.advance(model, layer, [x.output for x in pending[number:]],
@@ -148,8 +152,19 @@ class _Pass:
                         self._choose(layer, follow, tracks)
                     if self._settings.progress:
                         self._settings.progress((number + 1) / len(pending))
+        if self._judge is None:
+            self._require_planned()
         layers = tuple(replace(p, fit=self._fits[name]) for name, p in self._planned.items())
         return Reconstruction(layers=layers, factors=self._factors, loss=self._loss)
+
+    def _require_planned(self) -> None:
+        for name, planned in self._planned.items():
+            if self._fits[name] != planned.fit:
+                done = ", ".join(self._fits[name]) or "nothing of that"
+                raise PlanMismatchError(
+                    f"{self._bench.model.where}: layer {name} cannot be fitted as planned ({', '.join(planned.fit)}), "
+                    f"only {done}: {RECTIFIED} needs a convolution and, behind it, a ReLU that reads nothing of what "
+                    "is rewritten later; edit its fit")
 
     def _may_change(self, layer: Layer) -> bool:
         """Whether a layer is fitted anew; all others are walked through just the same, so that every bit repeats."""
@@ -245,17 +260,23 @@ class _Tracks:
         """The track of the rewritten model; up to the first layer both are one."""
         return self.original if self._rewritten is None else self._rewritten
 
+    def part(self) -> Replay:
+        """Let the track of the rewritten model go its own way from here on."""
+        self._rewritten = self.original.fork(self._folder / "rewritten")
+        return self._rewritten
+
     def advance(self, rewritten: Model, layer: Layer, pending: Sequence[str], *, residual: bool) -> Aftermath:
         """Take both models to a layer; returns what follows it, the addition only if it can be corrected for."""
         follow = aftermath(self._model, layer, self._readers)
         if follow.shortcut and not (residual and self._is_ready(follow.shortcut, pending)):
             follow = Aftermath()
         extra = [follow.shortcut] if follow.shortcut else []
-        if self._rewritten is None:
+        track = self._rewritten
+        if track is None:
             self.original.advance(self._model, [layer.input])
-            self._rewritten = self.original.fork(self._folder / "rewritten")
+            track = self.part()
         self.original.advance(self._model, [layer.output, *extra])
-        self._rewritten.advance(rewritten, [layer.input, *extra])
+        track.advance(rewritten, [layer.input, *extra])
         return follow
 
     def _is_ready(self, shortcut: str, pending: Sequence[str]) -> bool:

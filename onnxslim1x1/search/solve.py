@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,7 +12,7 @@ import numpy as np
 from onnxslim1x1.errors import InfeasibleBudget
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches
-from onnxslim1x1.search.allocate import saved_seconds
+from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_seconds
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, Promise, SkippedLayer
 from onnxslim1x1.search.planner import Planner
@@ -26,8 +27,13 @@ Chosen = dict[str, Candidate]
 _CLOSE = 0.02  # of the target speed-up: nearer than this is within the noise
 _FAR = 0.9  # of the target speed-up: less than this counts as missed
 _CORRECTIONS = 3
+_AT_ONCE = 4.0  # by which factor a correction changes the time to save at most
 _FIRST_LOSS = 2.0  # predicted loss to start from, per unit of the drop that is allowed
-_TRIES = 4
+_SHRUNK = (0.01, 0.5)  # what is left of the predicted loss in the next, weaker choice, at least and at most
+_WEAKER = 2  # choices to try when the first one breaks its promise, before nothing is done at all
+_STRONGER = 2  # choices to try when the first one keeps its promise easily
+_ROOM = 0.5  # of the drop that is allowed: more is tried only where less than this is lost
+_STEP = 3.0  # by which factor the predicted loss grows then
 
 
 class Clock(Protocol):
@@ -73,6 +79,18 @@ class Solution:
     promise: Promise
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Try:
+    """A choice with its factors, and what it loses."""
+
+    chosen: Chosen
+    made: Reconstruction
+    drop: float | None
+
+
+Attempt = Callable[[Chosen], _Try]
+
+
 class Solver:
     """Turns a budget into a solution.
 
@@ -87,29 +105,32 @@ class Solver:
 
     def __init__(self, bench: Workbench, planner: Planner, budget: Budget, *, clock: Clock,
                  fitting: Batches | None = None, held_out: HeldOut | None = None) -> None:
-        self._achieved: float | None = None
         self._bench, self._planner, self._budget = bench, planner, budget
         self._clock, self._fitting, self._held_out = clock, fitting, held_out
+        self._speeds: list[tuple[Chosen, float]] = []
 
     def solve(self, steps: Steps, settings: FitSettings, stage: Stage) -> Solution:
-        """Choose, fit and check; weaker choices until the promise holds.
+        """Choose, fit and check; weaker choices until the promise holds, stronger ones where it holds easily.
+
+        At most four choices are fitted. A target gives way to a promise that it would break.
 
         Raises:
-            InfeasibleBudget: the target is out of reach.
+            InfeasibleBudget: the target is out of reach, or explicit ranks alone break the promise.
         """
-        limit = self._budget.max_drop
-        chosen = self._first_choice()
-        for attempt in range(_TRIES):
+        def attempt(chosen: Chosen) -> _Try:
             made = self._fit(chosen, steps, replace(settings, progress=stage("reconstruction")))
             drop = self._held_out.drop(assembled(self._bench, made.factors)) if self._held_out else None
-            if limit is None or drop is None or drop <= limit or not chosen:
-                break
-            chosen = self._weaker(chosen, drop, last=attempt == _TRIES - 2)
-        skipped = self._planner.selection(chosen).skipped
-        promise = Promise(max_drop=limit, held_out_drop=drop, held_out_loss=made.loss,
-                          predicted_loss=sum(c.loss for c in chosen.values()) if self._held_out else None,
-                          target_speedup=self._budget.target_speedup, measured_speedup=self._achieved)
-        return Solution(layers=made.layers, skipped=skipped, factors=made.factors, promise=promise)
+            return _Try(chosen=chosen, made=made, drop=drop)
+
+        first = attempt(self._first_choice())
+        kept = self._stronger(first, attempt) if self._holds(first) else self._weaker(first, attempt)
+        asked, chosen = self._budget, kept.chosen
+        promise = Promise(
+            max_drop=asked.max_drop, held_out_drop=kept.drop, held_out_loss=kept.made.loss,
+            predicted_loss=_total_loss(chosen) if self._held_out else None, target_speedup=asked.target_speedup,
+            measured_speedup=None if asked.target_speedup is None else self._speed(chosen))
+        return Solution(layers=kept.made.layers, skipped=self._planner.selection(chosen).skipped,
+                        factors=kept.made.factors, promise=promise)
 
     def _first_choice(self) -> Chosen:
         if self._budget.target_speedup is not None:
@@ -118,38 +139,90 @@ class Solver:
             return self._planner.chosen()
         return self._planner.within(_FIRST_LOSS * self._budget.max_drop, saved_seconds)
 
-    def _weaker(self, chosen: Chosen, drop: float, *, last: bool) -> Chosen:
-        """A choice with less loss; nothing at all if it was the last try."""
+    def _holds(self, found: _Try) -> bool:
+        limit = self._budget.max_drop
+        return limit is None or found.drop is None or found.drop <= limit
+
+    def _weaker(self, found: _Try, attempt: Attempt) -> _Try:
+        """The first choice with less loss that keeps the promise; nothing but explicit ranks in the end."""
+        explicit = self._planner.explicit
+        for left in reversed(range(_WEAKER + 1)):
+            if found.chosen == explicit:
+                break
+            less = self._less(found) if left else explicit
+            found = attempt(explicit if less == found.chosen else less)
+            if self._holds(found):
+                return found
+        if explicit:
+            raise InfeasibleBudget(f"--max-drop {self._budget.max_drop:g}: the explicit ranks alone may lose "
+                                   f"{found.drop:.4f} on held-out images; give them larger ranks, or allow more")
+        return found
+
+    def _less(self, found: _Try) -> Chosen:
         assert self._budget.max_drop is not None
-        predicted = sum(c.loss for c in chosen.values())
-        shrunk = predicted * min(0.5, (self._budget.max_drop / drop) ** 2)
-        return {} if last else self._planner.within(shrunk, saved_seconds)
+        assert found.drop is not None
+        less = explicit = self._planner.explicit
+        for exponent in (2, 1):  # the second one only where the first leaves nothing at all
+            shrunk = min(max((self._budget.max_drop / found.drop) ** exponent, _SHRUNK[0]), _SHRUNK[1])
+            if less == explicit:
+                less = self._planner.within(_total_loss(found.chosen) * shrunk, _amount(self._budget))
+        return less
+
+    def _stronger(self, kept: _Try, attempt: Attempt) -> _Try:
+        """The last choice that keeps its promise while the predicted loss grows, as far as there is room for it."""
+        limit = self._budget.max_drop
+        if limit is None or kept.drop is None or self._budget.has_target:
+            return kept
+        for number in range(1, _STRONGER + 1):
+            if kept.drop is None or kept.drop > _ROOM * limit:
+                break
+            more = self._planner.within(_FIRST_LOSS * limit * _STEP**number, saved_seconds)
+            if more == kept.chosen:
+                continue
+            found = attempt(more)
+            if not self._holds(found):
+                break
+            kept = found
+        return kept
 
     def _as_fast_as(self, target: float) -> Chosen:
-        """The choice of least loss whose measured speed-up is the target, approached from the predicted times."""
-        whole, have = self._clock.whole_s, self._clock.speedup(self._bench.model)
-        save, best = whole / have - whole / target, dict[str, Candidate]()
-        nearest, achieved = abs(have / target - 1), have
+        """The choice whose measured speed-up is nearest to the target, approached from the predicted times."""
+        whole, explicit = self._clock.whole_s, self._planner.explicit
+        start = whole / self._speed(explicit)
+        fixed, needed = math.fsum(map(saved_seconds, explicit.values())), start - whole / target
+        save = needed
         for _ in range(_CORRECTIONS):
-            if save <= 0:
+            if save <= 0 or abs(self._nearest(target)[1] / target - 1) < _CLOSE:
                 break
             try:
-                chosen = self._planner.saving(save, saved_seconds)
+                chosen = self._planner.saving(fixed + save, saved_seconds)
             except InfeasibleBudget:
-                if best:
-                    break  # a correction asked for more than there is
-                chosen = self._planner.saving(self._planner.most(saved_seconds), saved_seconds)
-            found = self._clock.speedup(assembled(self._bench, placeholders(self._bench, chosen)))
-            if abs(found / target - 1) < nearest:
-                nearest, best, achieved = abs(found / target - 1), chosen, found
-            if nearest < _CLOSE:
+                chosen = self._planner.strongest(saved_seconds)
+                save = math.fsum(map(saved_seconds, chosen.values())) - fixed
+            if any(chosen == known for known, _ in self._speeds):
                 break
-            save += whole / found - whole / target
-        self._achieved = achieved
+            saved = start - whole / self._speed(chosen)
+            save *= min(max(needed / saved, 1 / _AT_ONCE), _AT_ONCE) if saved > 0 else _AT_ONCE
+        if self._nearest(target)[1] < target * _FAR:
+            self._speed(self._planner.strongest(saved_seconds))
+        best, achieved = self._nearest(target)
         if achieved < target * _FAR:
             raise InfeasibleBudget(f"--target-speedup {target:g}: {self._bench.model.where} can become "
                                    f"{achieved:.2f}x as fast, measured; ask for less")
         return best
+
+    def _nearest(self, target: float) -> tuple[Chosen, float]:
+        """Of the choices that were timed the one nearest to a speed-up, or the fastest if all of them miss it."""
+        enough = [known for known in self._speeds if known[1] >= target * _FAR]
+        return min(enough or self._speeds, key=lambda known: abs(known[1] / target - 1))
+
+    def _speed(self, chosen: Chosen) -> float:
+        """Measured speed-up of a choice; each is measured once."""
+        known = next((speed for other, speed in self._speeds if other == chosen), None)
+        if known is None:
+            known = self._clock.speedup(assembled(self._bench, placeholders(self._bench, chosen)))
+            self._speeds.append((chosen, known))
+        return known
 
     def _fit(self, chosen: Chosen, steps: Steps, settings: FitSettings) -> Reconstruction:
         layers = self._planner.selection(chosen).layers
@@ -157,6 +230,17 @@ class Solver:
             return Reconstruction(layers=layers, factors={
                 p.layer: self._bench.factors(p.layer, p.strategy, p.ranks) for p in layers})
         return reconstruct(self._bench, layers, self._fitting, self._held_out.loss, steps=steps, settings=settings)
+
+
+def _amount(budget: Budget) -> Amount:
+    """What a budget wants to save; time, unless it says something else."""
+    if budget.target_macs is not None:
+        return saved_macs
+    return saved_seconds if budget.target_params is None else saved_params
+
+
+def _total_loss(chosen: Chosen) -> float:
+    return math.fsum(c.loss for c in chosen.values())
 
 
 def placeholders(bench: Workbench, chosen: Mapping[str, Candidate]) -> dict[str, Factorization]:

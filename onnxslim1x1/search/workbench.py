@@ -55,7 +55,7 @@ class Workbench:
 
     def families(self, layer: Layer) -> tuple[Strategy, ...] | Ineligible:
         """Families that can serve a layer with a rank worth trying, or why none can."""
-        return layer.ineligible or eligible_families(layer.spec, self.block)
+        return layer.ineligible or eligible_families(layer.spec, self.block, data=layer.output in self._moments)
 
     def decomposition(self, layer: Layer, strategy: Strategy) -> Decomposition:
         """Decomposition of a layer by a family.
@@ -78,7 +78,8 @@ class Workbench:
         Raises:
             ModelError: the values cannot be read, or are not finite.
         """
-        return self._values(layer.weight, layer)
+        values = self._values(layer.weight, layer)
+        return values.T if layer.stored_transposed else values
 
     def bias(self, layer: Layer) -> NDArray[Any] | None:
         """Bias of a layer, if it has one.
@@ -125,8 +126,8 @@ class Workbench:
 
     def adopt(self, layer: Layer, table: Sequence[Row], *, weighted: bool) -> None:
         """Take the table of a layer from an earlier run, and its weighting only if that was `weighted`."""
-        if not weighted:
-            self._weightings.pop(layer.output, None)
+        if self.is_weighted(layer) and not weighted:
+            self.forget_weighting(layer)
         self._tables[layer.name] = tuple(table)
 
     def _row(self, layer: Layer, strategy: Strategy, ranks: Ints) -> Row:

@@ -4,9 +4,12 @@ from onnxslim1x1.errors import OptionError
 from onnxslim1x1.strategies.base import Decomposition, Strategy
 from onnxslim1x1.strategies.expand import Expand
 from onnxslim1x1.strategies.reduce import Reduce
+from onnxslim1x1.strategies.reduce_spatial import ReduceSpatial
 from onnxslim1x1.strategies.spatial import Spatial
+from onnxslim1x1.strategies.spatial_expand import SpatialExpand
+from onnxslim1x1.strategies.tucker2 import Tucker2
 
-STRATEGIES: tuple[Strategy, ...] = (Reduce(), Expand(), Spatial())
+STRATEGIES: tuple[Strategy, ...] = (Reduce(), Expand(), Spatial(), Tucker2(), SpatialExpand(), ReduceSpatial())
 
 
 def by_name(name: str) -> Strategy:

@@ -7,6 +7,8 @@ no weights; `decompose` does the spectral work once, and the `Decomposition` ans
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -63,6 +65,15 @@ class Strategy(Protocol):
         """Name in plans, tables and JSON."""
         ...
 
+    @property
+    def needs_data(self) -> bool:
+        """Whether the family is worth trying only where the layer's inputs are known."""
+        ...
+
+    def __hash__(self) -> int:
+        """Results for a geometry are remembered by family."""
+        ...
+
     def check(self, spec: ConvSpec) -> Ineligible | None:
         """Why the family cannot serve this geometry, or None."""
         ...
@@ -90,31 +101,41 @@ class Strategy(Protocol):
         ...
 
 
-def spatial_refusal(spec: ConvSpec) -> Ineligible | None:
-    """Why no family that divides a spatial kernel can serve a geometry, or None."""
+def channel_refusal(spec: ConvSpec) -> Ineligible | None:
+    """Why no family at all can serve a geometry, or None."""
     if spec.transposed:
         return Ineligible(code="transposed", reason="a transposed convolution has no such factorisation yet")
-    if not spec.kernel:
-        return Ineligible(code="dense", reason="a dense layer has no spatial kernel to divide")
     if spec.is_depthwise:
         return Ineligible(code="depthwise", reason="a depthwise convolution mixes no channels")
     if spec.groups > 1:
         return Ineligible(code="grouped", reason=f"{spec.groups} groups: only ungrouped layers are factorised")
-    if spec.is_pointwise:
-        return Ineligible(code="pointwise", reason="a 1x1 kernel has no positions to divide")
     return None
 
 
-def divided_chain(spec: ConvSpec, axes: Ints, rank: int) -> tuple[ConvSpec, ConvSpec]:
-    """Two convolutions, the first with the kernel's `axes` to `rank` channels, the second with the other axes.
+def spatial_refusal(spec: ConvSpec) -> Ineligible | None:
+    """Why no family that divides a spatial kernel can serve a geometry, or None."""
+    if not spec.kernel:
+        return Ineligible(code="dense", reason="a dense layer has no spatial kernel to divide")
+    refusal = channel_refusal(spec)
+    if refusal is None and spec.is_pointwise:
+        refusal = Ineligible(code="pointwise", reason="a 1x1 kernel has no positions to divide")
+    return refusal
 
-    Each keeps stride, padding and dilation on its own axes. Only the last has a bias: zero padding between the
-    factors must stay zero.
+
+@lru_cache(maxsize=8192)  # networks repeat their geometries
+def divided_chain(spec: ConvSpec, groups: tuple[Ints, ...], ranks: Ints) -> tuple[ConvSpec, ...]:
+    """Convolutions in a row, each with the kernel axes of its group; `ranks` are the channels between them.
+
+    Each keeps stride, padding and dilation on its own axes and is 1x1 on the others. Only the last has a bias: zero
+    padding between the factors must stay zero.
     """
-    rest = tuple(a for a in range(len(spec.kernel)) if a not in axes)
-    first = _restricted(spec, axes, in_channels=spec.in_channels, out_channels=rank)
-    second = _restricted(spec, rest, in_channels=rank, out_channels=spec.out_channels)
-    return replace(first, bias=False), replace(second, in_size=first.out_size, bias=True)
+    chain: list[ConvSpec] = []
+    size = spec.in_size
+    for axes, (before, after) in zip(groups, pairwise((spec.in_channels, *ranks, spec.out_channels)), strict=True):
+        one = _restricted(replace(spec, in_size=size), axes, in_channels=before, out_channels=after)
+        chain.append(replace(one, bias=len(chain) == len(ranks)))
+        size = one.out_size
+    return tuple(chain)
 
 
 def _restricted(spec: ConvSpec, axes: Ints, *, in_channels: int, out_channels: int) -> ConvSpec:

@@ -1,15 +1,16 @@
-"""One layer as a least-squares problem."""
+"""A layer as a least-squares problem, whole or behind the factors that were already split off."""
 
 from __future__ import annotations
 
 import math
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxslim1x1.spec import ConvSpec
+from onnxslim1x1.spec import ConvSpec, Ints
 from onnxslim1x1.strategies.base import Array, patch_matrix
 
 if TYPE_CHECKING:
@@ -19,37 +20,41 @@ if TYPE_CHECKING:
 Matrix = NDArray[np.float64]
 
 
-class LayerProblem:
-    """Weights, covariance of the patches and weighting of the outputs of a layer.
+class Stage:
+    """Outputs ``W x`` that a chain has to reproduce from the patches x of one of its seams.
+
+    Patches are position-major: all channels of one kernel position together, as in `patch_matrix`.
 
     Attributes:
-        spec: the layer.
-        matrix: kernel W (O, n*C), position-major.
-        covariance: S of the patches (n*C, n*C) with a ridge, or None without data (the identity).
-        mean: of the patches (n*C,).
-        bias: (O,).
+        kernel: size per axis, 1 along an axis that a factor in front covers.
+        channels: C of the seam.
+        outputs: O.
         weighting: root R (O, O) of the output weighting, or None for the identity.
+        plain: whether S and R are the identity: there is neither data nor a weighting.
     """
 
-    def __init__(self, spec: ConvSpec, weight: Array, bias: Array | None = None, *,
-                 statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> None:
-        self.spec = spec
-        self.matrix: Matrix = patch_matrix(weight)
-        self.bias = np.zeros(spec.out_channels) if bias is None else np.asarray(bias, dtype=np.float64)
-        self.covariance: Matrix | None = None if statistics is None else statistics.regularized()
-        self.mean = np.zeros(self.matrix.shape[1]) if statistics is None else np.asarray(statistics.mean, np.float64)
-        self.weighting: Matrix | None = None if weighting is None else weighting.root()
+    def __init__(self, kernel: Ints, channels: int, *, outputs: int, weighting: Matrix | None, data: bool) -> None:
+        self.kernel, self.channels, self.outputs, self.weighting = kernel, channels, outputs, weighting
+        self.plain = weighting is None and not data
 
-    @cached_property
+    @property
+    def matrix(self) -> Matrix:
+        """W (O, n*C)."""
+        raise NotImplementedError
+
+    @property
     def seen(self) -> Matrix:
-        """W S, (O, n*C)."""
-        return self.matrix if self.covariance is None else self.matrix @ self.covariance
+        """W S (O, n*C)."""
+        raise NotImplementedError
 
-    @cached_property
+    @property
     def response(self) -> Matrix:
-        """W S W^T, (O, O): covariance of the outputs."""
-        product: Matrix = self.seen @ self.matrix.T
-        return (product + product.T) / 2
+        """W S W^T (O, O): covariance of the outputs."""
+        raise NotImplementedError
+
+    def covariance(self) -> Matrix | None:
+        """S of the patches (n*C, n*C), or None for the identity."""
+        raise NotImplementedError
 
     def weighted(self, rows: Matrix) -> Matrix:
         """R rows, for rows (O, m)."""
@@ -58,15 +63,76 @@ class LayerProblem:
         product: Matrix = self.weighting @ rows
         return product
 
+    def unweighted(self, rows: Matrix) -> Matrix:
+        """R^-1 rows, for rows (O, m)."""
+        if self.weighting is None:
+            return rows
+        solved: Matrix = np.linalg.solve(self.weighting, rows).astype(np.float64)
+        return solved
+
+
+class LayerProblem(Stage):
+    """The whole layer: weights, covariance of the patches and weighting of the outputs.
+
+    Attributes:
+        spec: the layer.
+        bias: (O,).
+        mean: of the patches (n*C,).
+    """
+
+    def __init__(self, spec: ConvSpec, weight: Array, bias: Array | None = None, *,
+                 statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> None:
+        super().__init__(spec.kernel, spec.in_channels, outputs=spec.out_channels, data=statistics is not None,
+                         weighting=None if weighting is None else weighting.root())
+        self.spec = spec
+        self.bias = np.zeros(spec.out_channels) if bias is None else np.asarray(bias, dtype=np.float64)
+        self._matrix: Matrix = patch_matrix(weight)
+        self._statistics = statistics
+        self._covariance: ref[Matrix] | None = None
+        self.mean = np.zeros(spec.patch) if statistics is None else np.asarray(statistics.mean, np.float64)
+
+    def has_bias(self, bias: Array | None) -> bool:
+        """Whether the problem was made with this bias."""
+        return np.array_equal(self.bias, np.zeros_like(self.bias) if bias is None else bias)
+
+    @property
+    def matrix(self) -> Matrix:
+        """W (O, n*C)."""
+        return self._matrix
+
+    def covariance(self) -> Matrix | None:
+        """S with a ridge, which makes fits stable, and exact at full rank; None without data."""
+        if self._statistics is None:
+            return None
+        known = self._covariance() if self._covariance else None  # large: kept only as long as somebody works with it
+        if known is None:
+            known = self._statistics.regularized()
+            self._covariance = ref(known)
+        return known
+
+    @cached_property
+    def seen(self) -> Matrix:
+        """W S, (O, n*C)."""
+        covariance = self.covariance()
+        return self.matrix if covariance is None else self.matrix @ covariance
+
+    @cached_property
+    def response(self) -> Matrix:
+        """W S W^T, (O, O): covariance of the outputs."""
+        product: Matrix = self.seen @ self.matrix.T
+        return (product + product.T) / 2
+
     @cached_property
     def energy(self) -> float:
         """tr[W S W^T]."""
-        return float(np.trace(self.response))
+        return float(np.vdot(self.seen, self.matrix))
 
     @cached_property
     def weighted_energy(self) -> float:
         """tr[R W S W^T R]."""
-        return float(np.sum(self.weighted(self.response) * self.weighted(np.eye(len(self.matrix)))))
+        if self.weighting is None:
+            return self.energy
+        return float(np.sum(self.weighted(self.response) * self.weighting))
 
     def error(self, kept: float) -> float:
         """Relative output error sqrt(1 - kept / tr[W S W^T]) when a chain reproduces the energy `kept`."""
@@ -84,7 +150,7 @@ class LayerProblem:
 
     def errors(self, composed: Matrix, kept: float) -> tuple[float, float | None]:
         """Relative error of the weights, ||W - F||_F / ||W||_F, and of the outputs (None without data)."""
-        if self.covariance is None:  # the outputs then have the covariance of the weights
+        if self._statistics is None:  # the outputs then have the covariance of the weights
             return self.error(kept), None
         whole = float(np.linalg.norm(self.matrix))
         lost = float(np.linalg.norm(self.matrix - composed))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from onnxslim1x1.spec import ConvSpec, Ineligible, Ints
 from onnxslim1x1.strategies.base import spatial_refusal
-from onnxslim1x1.strategies.folds import TwoFactors
+from onnxslim1x1.strategies.chains import Family
 
 
-class Reduce(TwoFactors):
+class Reduce(Family):
     """1x1 C->r, then KxK r->O with the stride, the padding and the dilation of the original."""
 
     name = "reduce"
@@ -20,6 +20,6 @@ class Reduce(TwoFactors):
             refusal = Ineligible(code="few_channels", reason=f"{spec.in_channels} input channel(s) cannot be reduced")
         return refusal
 
-    def first_axes(self, spec: ConvSpec) -> Ints:  # noqa: ARG002  (the protocol of the family)
-        """None: the first factor is 1x1."""
-        return ()
+    def groups(self, spec: ConvSpec) -> tuple[Ints, ...]:
+        """No axes, then all."""
+        return (), tuple(range(len(spec.kernel)))

@@ -1,17 +1,17 @@
-"""`spatial`: a Kx1 convolution to r channels, then 1xK (Jaderberg et al. 2014, scheme 2)."""
+"""Families that divide the kernel along its axes (Jaderberg et al. 2014, scheme 2), with and without a 1x1."""
 
 from __future__ import annotations
 
 from onnxslim1x1.spec import ConvSpec, Ineligible, Ints
 from onnxslim1x1.strategies.base import spatial_refusal
-from onnxslim1x1.strategies.folds import TwoFactors
+from onnxslim1x1.strategies.chains import Family
 
 
-class Spatial(TwoFactors):
+class Spatial(Family):
     """Kx1 C->r along the first kernel axis longer than 1, then the other axes r->O."""
 
     name = "spatial"
-    roles = ("first", "second")
+    roles: tuple[str, ...] = ("first", "second")
 
     def check(self, spec: ConvSpec) -> Ineligible | None:
         """Decline what has fewer than two axes to divide, and what is grouped."""
@@ -20,6 +20,7 @@ class Spatial(TwoFactors):
             refusal = Ineligible(code="one_axis", reason="the kernel extends along one axis only")
         return refusal
 
-    def first_axes(self, spec: ConvSpec) -> Ints:
-        """The first axis that the kernel extends along."""
-        return (next((i for i, k in enumerate(spec.kernel) if k > 1), 0),)
+    def groups(self, spec: ConvSpec) -> tuple[Ints, ...]:
+        """The first axis that the kernel extends along, then the others."""
+        first = next((axis for axis, size in enumerate(spec.kernel) if size > 1), 0)
+        return (first,), tuple(axis for axis in range(len(spec.kernel)) if axis != first)

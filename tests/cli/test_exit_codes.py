@@ -283,7 +283,7 @@ INSIDE = [
     ((*SLIM, "--target-macs", "67"), 2, "must lie between 0 and 1"),
     ((*SLIM, "--max-error", "-0.1"), 2, "must lie in (0, 1]"),
     ((*SLIM, "--max-error", "nan"), 2, "must lie in (0, 1]"),
-    ((*SLIM, "--max-drop", "0.01"), 2, "--no-validate"),  # a promise that nobody is to check
+    ((*SLIM, "--min-agreement", "0.9"), 2, "--no-validate"),  # a promise that nobody is to check
     ((*SLIM, "--min-speedup", "1.2"), 2, "--no-validate"),
 
     ((*ANALYZE, "--dim", "N=0"), 2, "--dim N=0: cannot be read"),

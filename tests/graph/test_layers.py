@@ -98,6 +98,24 @@ def test_gemm(trans_a, trans_b):
     assert (layer.spec.macs, layer.spec.params, layer.kind) == (3 * 7 * 5, 7 * 5 + 5, "dense")
 
 
+@pytest.mark.parametrize(("call", "weight", "bias", "code"), [
+    ("Gemm(x, w, b)", (7, 5), (5,), None), ("Gemm<transB=1, alpha=1.0, beta=1.0>(x, w, b)", (5, 7), (5,), None),
+    ("Gemm<transA=1>(x, w, b)", (3, 5), (5,), "dense"), ("Gemm<alpha=0.5>(x, w, b)", (7, 5), (5,), "dense"),
+    ("Gemm<beta=2.0>(x, w, b)", (7, 5), (5,), "dense"), ("Gemm(x, w, b)", (7, 5), (3, 5), "dense"),
+    ("Gemm(x, w, b)", (7, 5), (1,), "dense")])
+def test_only_a_plain_gemm_is_rewritten(call, weight, bias, code):
+    rows = 7 if "transA" in call else 3
+    layer = only(model_of(f"g (float[3,7] x) => (float[{rows},5] y) {{ y = {call} }}", w=weight, b=bias))
+    assert (layer.ineligible and layer.ineligible.code) == code
+
+
+@pytest.mark.parametrize(("call", "stored"), [
+    ("Gemm(x, w)", True), ("Gemm<transB=0>(x, w)", True), ("Gemm<transB=1>(x, w)", False), ("MatMul(x, w)", True)])
+def test_dense_weights_may_be_stored_transposed(call, stored):
+    layer = only(model_of(f"g (float[3,6] x) => (float[3,6] y) {{ y = {call} }}", w=(6, 6)))
+    assert layer.stored_transposed == stored
+
+
 def test_gemm_without_bias():
     assert not only(model_of("g (float[3,7] x) => (float[3,5] y) { y = Gemm(x, w) }", w=(7, 5))).spec.bias
 

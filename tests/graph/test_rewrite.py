@@ -139,6 +139,44 @@ def test_automatic_padding_stays_automatic():
                                 "auto_pad": "SAME_LOWER"}
 
 
+# dense layers
+
+
+DENSE = {
+    "gemm": ("y = Gemm(x, w, b)", (4, 3)), "transposed gemm": ("y = Gemm<transB=1>(x, w, b)", (3, 4)),
+    "gemm without bias": ("y = Gemm(x, w)", (4, 3)), "matmul": ("y = MatMul(x, w)", (4, 3)),
+}
+
+
+def dense_factors(bias):
+    """A chain with known weights that leads from 4 to 3 channels."""
+    return (ConvFactor(role="kernel", spec=ConvSpec.make(4, 2, kernel=(), in_size=(), bias=False),
+                       weight=RNG.standard_normal((2, 4))),
+            ConvFactor(role="expand", spec=ConvSpec.make(2, 3, kernel=(), in_size=()),
+                       weight=RNG.standard_normal((3, 2)), bias=np.asarray(bias)))
+
+
+@pytest.mark.parametrize("bias", [[0.5, -1.5, 2.5], [0.0, 0.0, 0.0]], ids=["bias", "no bias"])
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_dense_layer_becomes_a_chain_of_its_kind(kind, bias):
+    text, shape = DENSE[kind]
+    biases = {"b": (3,)} if ", b)" in text else {}
+    model = model_of(f"g (float[5,4] x) => (float[5,3] z, float[5,3] y) {{ [d] {text}  [after] z = Relu(y) }}",
+                     w=shape, **biases)
+    first, last = dense_factors(bias)
+    proto = replaced(model, name="d", chain=(first, last))
+    x = RNG.standard_normal((5, 4)).astype(np.float32)
+    found = run(create_session(proto.SerializeToString()), {"x": x}, outputs=["y"])[0]
+    # float32 rounding of outputs up to about 10
+    np.testing.assert_allclose(found, x @ first.weight.T @ last.weight.T + bias, rtol=1e-5, atol=1e-5)
+    op = "MatMul" if kind == "matmul" else "Gemm"
+    added = kind == "matmul" and any(bias)
+    assert [node.op_type for node in proto.graph.node] == [op, op, *(["Add"] if added else []), "Relu"]
+    assert [node.name for node in proto.graph.node] == ["d/kernel", "d", *(["d/bias"] if added else []), "after"]
+    assert {t.name for t in proto.graph.initializer} == {"d/kernel.weight", "d/expand.weight"} | (
+        {"d/expand.bias"} if added or op == "Gemm" else set())
+
+
 def wrong_chains():
     first, last = factors()
     return {

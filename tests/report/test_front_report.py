@@ -155,11 +155,11 @@ def test_the_document():
 
 # ---- the picture ----
 
-@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf", ".SVG"])
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
 def test_the_same_front_gives_the_same_bytes(suffix, monkeypatch):
     mpl = pytest.importorskip("matplotlib")
     first = front_image(front(), suffix)
-    start = {".svg": b"<?xml", ".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF"}[suffix.lower()]
+    start = {".svg": b"<?xml", ".png": b"\x89PNG\r\n\x1a\n", ".pdf": b"%PDF"}[suffix]
     assert first.startswith(start)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     with mpl.rc_context({"lines.linewidth": 9, "font.size": 4, "svg.fonttype": "none"}):  # the user's own taste
@@ -207,7 +207,7 @@ def test_without_data_only_the_speed_of_a_point_moves():
     (dataclasses.replace(POINTS[1], measured=Measurement(speedup=1.5, loss=0.0, drop=0.0)), POINTS[2])], ids=range(3))
 def test_odd_fronts_can_be_drawn(points):
     pytest.importorskip("matplotlib")
-    image = front_image(front(points=points), ".svg").decode()
+    image = front_image(front(points=points), ".SVG").decode()
     assert len(marks(image, "#0072b2")) == len(points) + 1
 
 

@@ -58,3 +58,94 @@ def test_other_outputs_have_a_squared_error_relative_to_their_variance(batch):
 
 def test_an_output_that_is_not_finite_is_an_infinite_loss():
     assert HeldOutLoss(scaled(1.0), Images(3))(scaled(math.inf)) == math.inf
+
+
+# ---- what is lost in accuracy ----
+
+class Rows:
+    """Given scores (images, classes) as a data set for a model that hands them out."""
+
+    def __init__(self, rows):
+        self.values = np.array(rows, np.float32)
+
+    def __len__(self):
+        return len(self.values)
+
+    def batches(self, size):
+        for start in range(0, len(self), size):
+            yield {"x": self.values[start : start + size]}
+
+
+def turned(matrix, *, shape="N,3", more=""):
+    """A model whose scores are those of its input times a matrix."""
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[{shape}] x) => (float[{shape}] y) {{ y = MatMul(x, m) {more} }}""")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(matrix, np.float32), "m"))
+    return load(proto)
+
+
+def dropped(rows, matrix):
+    return HeldOutLoss(turned(np.eye(3)), Rows(rows)).drop(turned(matrix))
+
+
+NEXT = np.roll(np.eye(3), 1, axis=1)  # every class gets the scores of the one before it
+PROBABILITIES = [[0.5, 0.3, 0.2], [0.1, 0.7, 0.2], [0.25, 0.35, 0.4], [0.6, 0.2, 0.2]]
+LOST = np.array([0.5 - 0.3, 0.7 - 0.2, 0.4 - 0.25, 0.6 - 0.2])  # the most probable class less the one after it
+
+
+def test_a_drop_is_the_mean_of_what_is_lost_and_one_standard_error():
+    expected = LOST.mean() + math.sqrt(((LOST - LOST.mean()) ** 2).sum() / 3) / math.sqrt(4)
+    assert dropped(PROBABILITIES, NEXT) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, -20.0])
+def test_scores_may_be_logits(shift):
+    found = dropped(np.log(PROBABILITIES) + shift, NEXT)
+    assert found == pytest.approx(dropped(PROBABILITIES, NEXT), rel=1e-5)
+
+
+def test_of_one_image_there_is_no_standard_error():
+    assert dropped(PROBABILITIES[:1], NEXT) == pytest.approx(0.2, rel=1e-6)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), 3 * np.eye(3), np.eye(3) + 0.01])
+def test_where_no_class_changes_nothing_is_lost(matrix):
+    assert dropped(PROBABILITIES, matrix) == 0.0
+
+
+def test_only_images_whose_class_changes_count():
+    swapped = np.eye(3)[[1, 0, 2]]  # the first two classes change places
+    lost = np.array([0.2, 0.6, 0.0, 0.4])
+    expected = lost.mean() + lost.std(ddof=1) / 2
+    assert dropped(PROBABILITIES, swapped) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_are_not_finite_lose_everything(bad):
+    assert dropped(PROBABILITIES, np.where(np.eye(3) > 0, bad, 0)) == math.inf
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.5])
+def test_the_drop_of_other_outputs_is_their_loss(factor):
+    loss = HeldOutLoss(scaled(1.0, classes=False), Images(6))
+    model = scaled(factor, classes=False)
+    assert loss.drop(model) == loss(model) > 0
+    assert loss.drop(scaled(math.inf, classes=False)) == math.inf
+
+
+def test_of_several_outputs_the_largest_drop_counts():
+    def model(matrix, factor):
+        proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3] x) => (float[N,3] y, float[N,3,2,1] z) { y = MatMul(x, m)  s = Mul(x, f)
+            u = Unsqueeze(s, axes)  z = Concat <axis = 2> (u, u) }""")
+        weights = {"m": np.array(matrix, np.float32), "f": np.array(factor, np.float32), "axes": np.array([2, 3])}
+        proto.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in weights.items())
+        return load(proto)
+
+    loss = HeldOutLoss(model(np.eye(3), 1.0), Rows(PROBABILITIES))
+    assert loss.drop(model(np.eye(3), 1.0)) == 0.0
+    one, other = loss.drop(model(NEXT, 1.0)), loss.drop(model(np.eye(3), 4.0))
+    assert one > 0
+    assert other > 2 * one
+    assert loss.drop(model(NEXT, 4.0)) == other
+    assert loss.drop(model(NEXT, 1.001)) == one

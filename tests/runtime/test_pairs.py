@@ -65,8 +65,9 @@ def layer_of(model, name="main"):
 def factorised(model, name, strategy, rank, *, layer=None):
     layer = layer or layer_of(model, name)
     weights = {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer}
-    decomposition = by_name(strategy).decompose(layer.spec, weights[layer.weight], weights.get(layer.bias))
-    return decomposition.truncate((rank,)).factors
+    family = by_name(strategy)
+    decomposition = family.decompose(layer.spec, weights[layer.weight], weights.get(layer.bias))
+    return decomposition.truncate((rank,) * len(family.max_ranks(layer.spec))).factors
 
 
 def rewritten_of(model, **chains):

@@ -108,6 +108,12 @@ def test_half_precision_is_kept():
     assert found.dtype == np.float16
 
 
+def test_a_dense_layer_sees_each_image_whole():
+    spec = ConvSpec.make(5, 3, kernel=(), in_size=())
+    images = np.arange(20.0).reshape(4, 5)
+    np.testing.assert_array_equal(sample_patches(images, spec, 7, np.random.default_rng(0)), images)
+
+
 def test_an_unknown_size_is_an_error():
     spec = ConvSpec.make(2, 3, kernel=(3, 3))
     with pytest.raises(ValueError, match="known input size"):

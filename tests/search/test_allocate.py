@@ -1,5 +1,6 @@
 """The allocation against an exhaustive search over all choices."""
 
+import dataclasses
 import itertools
 import math
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxslim1x1.errors import InfeasibleBudget
-from onnxslim1x1.search.allocate import allocate
+from onnxslim1x1.search.allocate import allocate, saved_macs, saved_params, saved_seconds
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.spec import Cost
 
@@ -137,3 +138,50 @@ def test_realistic_numbers_of_layers_and_macs():
             changed = [c for n, c in chosen.items() if n != name] + ([other] if other else [])
             if saved(changed) >= target * (1 + 40 / STEPS):
                 assert loss(changed) >= loss(chosen.values()) - 1e-9
+
+
+# ---- other amounts than MACs ----
+
+def timed(layer, rank, saved_s, loss, *, saved=1, saved_params=0):
+    return dataclasses.replace(candidate(layer, rank, saved, 0.1, loss), saved_s=saved_s, saved_params=saved_params)
+
+
+@DRAWN
+@given(ROWS, st.floats(0.01, 0.95))
+def test_seconds_are_saved_at_least_and_at_the_least_loss(rows, share):
+    candidates = {name: tuple(dataclasses.replace(c, saved_s=c.saved_macs * 1.7e-4) for c in found)
+                  for name, found in table(rows).items()}
+    target = share * most(candidates) * 1.7e-4
+    if target == 0:
+        return
+    chosen = allocate(candidates, target, saved_seconds).values()
+    assert math.fsum(map(saved_seconds, chosen)) >= target * (1 - 1e-12)  # the order of the sum may differ
+    rounded = target / 1.7e-4 * (1 + (len(rows) + 1) / STEPS)
+    assert loss(chosen) <= least_loss(table(rows), rounded) * (1 + 1e-12)
+
+
+def test_what_was_not_timed_saves_no_time():
+    candidates = {"a": (candidate("a", 1, 50, 0.1),), "b": (timed("b", 1, 2e-3, 5.0),)}
+    assert set(allocate(candidates, 1e-3, saved_seconds)) == {"b"}
+    with pytest.raises(InfeasibleBudget):
+        allocate(candidates, 2.5e-3, saved_seconds)
+
+
+def test_the_amount_decides_what_is_chosen():
+    candidates = {"a": (timed("a", 1, 1e-3, 1.0, saved=90, saved_params=10),),
+                  "b": (timed("b", 1, 4e-3, 2.0, saved=50, saved_params=30),),
+                  "c": (timed("c", 1, 2e-3, 3.0, saved=70, saved_params=50),)}
+    for amount, target, name in ((saved_macs, 80, "a"), (saved_params, 45, "c"), (saved_seconds, 3e-3, "b")):
+        assert set(allocate(candidates, target, amount)) == {name}
+
+
+def test_candidates_that_save_nothing_of_it_count_for_nothing():
+    """A bias that is added costs parameters: what few channels save may be less than that."""
+    candidates = {"a": (timed("a", 1, None, 0.0, saved_params=-40), timed("a", 2, None, 0.0, saved_params=-5)),
+                  "b": (timed("b", 1, None, 1.0, saved_params=30), timed("b", 2, None, 0.5, saved_params=-1)),
+                  "c": (timed("c", 1, None, 1.0, saved_params=1),)}
+    for target in (28, 29, 30, 31):
+        chosen = allocate(candidates, target, saved_params)
+        assert set(chosen) == ({"b"} if target < 31 else {"b", "c"})
+    with pytest.raises(InfeasibleBudget, match="can save 31 at most, 32 is asked for"):
+        allocate(candidates, 32, saved_params)

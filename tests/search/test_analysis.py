@@ -22,14 +22,14 @@ TEXT = """
 net (float[1, 24, 15, 11] x) => (float[1, 7] y) {
   a = Conv <pads = [1, 0, 1, 2]> (x, a_w)
   r = Relu(a)
-  p = Conv(r, p_w, p_b)
+  p = Conv <group = 4> (r, p_w, p_b)
   b = Conv <strides = [2, 1], pads = [2, 1, 2, 1]> (p, b_w)
   d = Conv <group = 20> (b, d_w)
   g = GlobalAveragePool(d)
   f = Flatten(g)
-  y = Gemm <transB = 1> (f, head_w)
+  y = Gemm <transB = 1, alpha = 0.5> (f, head_w)
 }"""
-SHAPES = {"a_w": (40, 24, 3, 3), "p_w": (36, 40, 1, 1), "p_b": (36,), "b_w": (20, 36, 5, 3), "d_w": (20, 1, 3, 1),
+SHAPES = {"a_w": (40, 24, 3, 3), "p_w": (36, 10, 1, 1), "p_b": (36,), "b_w": (20, 36, 5, 3), "d_w": (20, 1, 3, 1),
           "head_w": (7, 20)}
 INDEX = {"a": 0, "p": 2, "b": 3, "d": 4, "y": 7}
 TIMES = {0: 4e-3, 2: 1e-3, 3: 6e-3, 4: 5e-4, 7: 1e-4}
@@ -61,9 +61,9 @@ def test_without_a_bench_there_are_costs_and_reasons(bench):
     found = profiles(bench)
     assert {name: p.layer.index for name, p in found.items()} == INDEX
     assert {name: (p.params, p.macs) for name, p in found.items()} == {
-        "a": (8640, 8640 * 165), "p": (1476, 1440 * 165), "b": (10800, 10800 * 88), "d": (60, 60 * 66), "y": (140, 140)}
+        "a": (8640, 8640 * 165), "p": (396, 360 * 165), "b": (10800, 10800 * 88), "d": (60, 60 * 66), "y": (140, 140)}
     assert {name: p.declined and p.declined.code for name, p in found.items()} == {
-        "a": None, "p": "pointwise", "b": None, "d": "depthwise", "y": "dense"}
+        "a": None, "p": "grouped", "b": None, "d": "depthwise", "y": "dense"}
     assert {p.proposal for p in found.values()} == {None}
     assert {p.time_s for p in found.values()} == {None}
     assert {p.gmacs_per_s for p in found.values()} == {None}
@@ -120,7 +120,7 @@ def test_too_narrow_for_the_block(bench):
     wide = Workbench(bench.model, tuple(bench.layers.values()), block=64)
     found = profiles(bench, times=TIMES, bench=wide, max_error=1.0, measure=twice)
     assert {name: p.declined.code for name, p in found.items()} == {
-        "a": "too_narrow", "p": "pointwise", "b": "too_narrow", "d": "depthwise", "y": "dense"}
+        "a": "too_narrow", "p": "grouped", "b": "too_narrow", "d": "depthwise", "y": "dense"}
 
 
 def test_progress_counts_layers(bench):
@@ -146,8 +146,8 @@ def test_totals(bench):
     found = analysis(bench, measured=True, bench=bench, max_error=0.5, measure=lambda _s, _c: 4.0)
     proposals = {p.layer.name: p.proposal for p in found.layers if p.proposal}
     assert set(proposals) == {"a", "b"}
-    assert found.params == 8640 + 1476 + 10800 + 60 + 140
-    assert found.macs == (8640 + 1440) * 165 + 10800 * 88 + 60 * 66 + 140
+    assert found.params == 8640 + 396 + 10800 + 60 + 140
+    assert found.macs == (8640 + 360) * 165 + 10800 * 88 + 60 * 66 + 140
     assert found.macs_after == found.macs - sum(
         bench.layers[name].spec.macs - p.cost.macs for name, p in proposals.items())
     assert found.time_s == pytest.approx(math.fsum(TIMES.values()), rel=1e-12)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from onnxslim1x1.search.candidates import Candidate, break_even, cheapest_within, eligible_families, rank_grid
 from onnxslim1x1.spec import ConvSpec, Cost, Ineligible
-from onnxslim1x1.strategies import STRATEGIES
+from onnxslim1x1.strategies import STRATEGIES, by_name
 from onnxslim1x1.strategies.base import chain_cost
 
 DRAWN = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 MOST_RANKS = 32  # promised by the docstring of `rank_grid`
+MOST_COMBINATIONS = 36
 
 
 @st.composite
@@ -93,10 +94,50 @@ def test_a_long_grid_is_thinned_evenly(channels, block):
     assert all(rank % block == 0 for rank in grid)
 
 
+SEVERAL = [strategy for strategy in STRATEGIES if strategy.needs_data]
+
+
+@DRAWN
+@given(convolutions(), st.sampled_from([1, 3, 8, 16]))
+def test_several_ranks_are_multiples_of_the_block_that_save_more_than_half(spec, block):
+    for strategy in SEVERAL:
+        if strategy.check(spec) is not None:
+            continue
+        grid = rank_grid(strategy, spec, block)
+        assert list(grid) == sorted(set(grid))
+        assert len(grid) <= MOST_COMBINATIONS
+        for ranks in grid:
+            assert all(rank % block == 0 and rank <= limit
+                       for rank, limit in zip(ranks, strategy.max_ranks(spec), strict=True))
+            chain = strategy.chain(spec, ranks)
+            assert chain_cost(chain).macs <= 0.45 * spec.cost.macs
+            # a factor cannot fill more channels than its patches have values
+            assert all(factor.out_channels <= factor.patch for factor in chain[:-1])
+
+
+def test_several_ranks_run_in_geometric_progression():
+    spec = ConvSpec.make(256, 128, kernel=(3, 3), in_size=(14, 14), pads=(1, 1, 1, 1))
+    grids = {strategy.name: rank_grid(strategy, spec, 16) for strategy in SEVERAL}
+    # 0.55 of the channels (256 in front of the kernel, at most 128 behind it), and down by the root of 2
+    wide, narrow = {32, 48, 64, 96, 144}, {16, 32, 48, 64}
+    assert {name: tuple({ranks[seam] for ranks in grid} for seam in (0, 1)) for name, grid in grids.items()} == {
+        "tucker2": (wide, narrow), "spatial_expand": (wide, narrow), "reduce_spatial": (wide, wide)}
+    assert (144, 64) in grids["tucker2"]  # 0.42 of the MACs
+    assert (144, 144) not in grids["reduce_spatial"]  # 0.51 of the MACs
+
+
+def test_a_factor_gets_no_more_channels_than_it_can_fill():
+    spec = ConvSpec.make(128, 128, kernel=(2, 3), in_size=(14, 14), pads=(0, 1, 1, 1))
+    grid = rank_grid(by_name("reduce_spatial"), spec, 16)
+    assert (16, 32) in grid  # 16 channels at 2 positions
+    assert (16, 48) not in grid
+    assert (32, 48) in grid
+
+
 @pytest.mark.parametrize("channels", [8, 11, 17, 20, 23])
 def test_too_narrow_names_the_block_and_the_break_even_rank(channels):
     spec = ConvSpec.make(channels, 9, kernel=(3, 2), in_size=(13, 8), stride=(2, 1), pads=(1, 0, 1, 1))
-    limits = {strategy: max(saving_ranks(strategy, spec)) for strategy in STRATEGIES}
+    limits = {strategy: max(saving_ranks(strategy, spec)) for strategy in families(spec)}
     limit = max(limits.values())
     refused = eligible_families(spec, limit + 1)
     assert isinstance(refused, Ineligible)
@@ -104,12 +145,19 @@ def test_too_narrow_names_the_block_and_the_break_even_rank(channels):
     assert str(limit + 1) in refused.reason
     assert f"rank {limit})" in refused.reason
     for block in set(limits.values()):
-        assert eligible_families(spec, block) == tuple(s for s in STRATEGIES if limits[s] >= block)
+        assert eligible_families(spec, block, data=False) == tuple(s for s in STRATEGIES if limits.get(s, 0) >= block)
+        assert eligible_families(spec, block) == tuple(s for s in STRATEGIES if rank_grid(s, spec, block))
+
+
+def test_without_data_some_families_are_not_worth_trying():
+    spec = ConvSpec.make(64, 48, kernel=(3, 5), in_size=(9, 7))
+    assert [s.name for s in eligible_families(spec, 4, data=False)] == ["reduce", "expand", "spatial"]
+    assert eligible_families(spec, 4) == STRATEGIES
 
 
 @pytest.mark.parametrize(("code", "spec"), [
-    ("pointwise", ConvSpec.make(64, 48, kernel=(1, 1), in_size=(9, 7))),
-    ("dense", ConvSpec.make(64, 48, kernel=(), in_size=())),
+    ("pointwise", ConvSpec.make(64, 1, kernel=(1, 1), in_size=(9, 7))),
+    ("dense", ConvSpec.make(64, 1, kernel=(), in_size=())),
     ("depthwise", ConvSpec.make(64, 64, kernel=(3, 5), in_size=(9, 7), groups=64)),
     ("grouped", ConvSpec.make(64, 48, kernel=(3, 5), in_size=(9, 7), groups=4)),
     ("transposed", ConvSpec.make(64, 48, kernel=(3, 5), in_size=(9, 7), transposed=True)),
@@ -121,10 +169,22 @@ def test_a_geometry_that_no_family_serves_keeps_its_own_reason(code, spec):
     assert refused.code == code
 
 
+@pytest.mark.parametrize(("spec", "limit"), [
+    (ConvSpec.make(64, 48, kernel=(1, 1), in_size=(9, 7)), 27),  # r (64 + 48) < 64 * 48
+    (ConvSpec.make(64, 48, kernel=(), in_size=()), 27),
+    # stride 2: both factors run on the output
+    (ConvSpec.make(64, 48, kernel=(1, 1), in_size=(9, 7), stride=(2, 2)), 27)])
+def test_layers_that_mix_channels_only_are_expanded(spec, limit):
+    assert [s.name for s in eligible_families(spec, 8)] == ["expand"]
+    assert break_even(by_name("expand"), spec) == limit
+    assert rank_grid(by_name("expand"), spec, 8) == ((8,), (16,), (24,))
+
+
 def test_what_one_family_declines_another_may_serve():
     one_channel = ConvSpec.make(1, 48, kernel=(3, 5), in_size=(9, 7))
-    assert [s.name for s in eligible_families(one_channel, 1)] == [
-        s.name for s in STRATEGIES if s.check(one_channel) is None and saving_ranks(s, one_channel)] != []
+    assert [s.name for s in eligible_families(one_channel, 1, data=False)] == [
+        s.name for s in STRATEGIES if not s.needs_data and s.check(one_channel) is None
+        and saving_ranks(s, one_channel)] != []
 
 
 @DRAWN

@@ -39,7 +39,7 @@ net (float[N, 3, 22, 27] image) => (float[N, 6] scores) {
   late = Conv <strides = [2, 1], pads = [0, 2, 1, 1]> (r1, late_w)
   g = GlobalAveragePool(late)
   f = Flatten(g)
-  scores = Gemm <transB = 1> (f, head_w)
+  scores = Gemm <transB = 1, alpha = 0.5> (f, head_w)
 }"""
 SHAPES = {"stem_w": (20, 3, 3, 4), "wide_w": (28, 20, 5, 3), "wide_b": (28,), "late_w": (24, 28, 3, 3),
           "head_w": (6, 24)}
@@ -303,7 +303,8 @@ def test_the_whole_way(machine, images, data):
     assert [i for i, m in enumerate(measured) if m] == spread(len(found.points))
     assert {m.speedup for m in measured if m} == {1.25}
     assert ("measuring", 1.0) in told
-    assert {s.layer: s.code for s in found.never} == {"scores": "dense"}
+    assert {s.layer: s.code for s in found.never}["scores"] == "dense"
+    assert {s.layer for s in found.never}.isdisjoint(p.layer for point in found.points for p in point.layers)
     assert machine.count("model") == front.MEASURED
     if not data:
         assert (found.loss_kind, found.data, found.held_out) == ("weight_error", None, None)
@@ -311,7 +312,7 @@ def test_the_whole_way(machine, images, data):
         return
     assert (found.loss_kind, found.data.images, found.held_out) == ("kl_divergence", 45, 9)
     losses = [m.loss for m in measured if m]
-    assert losses == sorted(losses)
+    assert losses[0] == min(losses) < max(losses) == losses[-1]
     for point in found.points:
         if point.measured:
             assert point.measured.loss / 5 < point.loss < point.measured.loss * 5  # layers add up, roughly
@@ -324,7 +325,7 @@ def test_a_second_budget_measures_nothing_anew(machine, images):
     assert set(machine) <= {"chain", "layer"}  # those are kept one level below: see test_microbench
     machine.clear()
     other = explored(Budget(exclude=("late",)), images)
-    assert {p.layer for point in other.points for p in point.layers} == {"stem", "wide"}
+    assert {p.layer for point in other.points for p in point.layers} == {"stem", "wide"}  # not late
     assert machine.count("loss") == machine.count("model") == len(spread(len(other.points)))  # no sensitivities
     machine.clear()
     explored(calibration=images, store=NO_STORE)
@@ -371,7 +372,7 @@ def test_limits_of_the_budget_hold_for_every_point(images):
     fixed = explored(Budget(ranks={"wide": 8}), images)
     assert all(p.ranks == (8,) for point in fixed.points for p in point.layers if p.layer == "wide")
     assert "wide" not in {s.layer for s in fixed.never}
-    assert max(len(point.layers) for point in fixed.points) == 3
+    assert max(len(point.layers) for point in fixed.points) > 1
 
 
 @pytest.mark.usefixtures("machine")

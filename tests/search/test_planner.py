@@ -27,11 +27,11 @@ net (float[1, 24, 15, 11] x) => (float[1, 7] y) {
   stem = Conv <pads = [1, 0, 1, 2]> (x, stem_w)
   r = Relu(stem)
   a = Conv <strides = [2, 1], pads = [2, 1, 2, 1]> (r, a_w, a_b)
-  p = Conv(a, p_w)
+  p = Conv <group = 8> (a, p_w)
   b = Conv <dilations = [1, 2], pads = [0, 2, 2, 2]> (p, b_w)
   g = GlobalAveragePool(b)
   f = Flatten(g)
-  y = Gemm <transB = 1> (f, head_w)
+  y = Gemm <transB = 1, alpha = 0.5> (f, head_w)
 }"""
 NAMES = {"stem": "stem", "a": "body/a", "p": "body/p", "b": "body/b", "y": "head"}
 
@@ -47,7 +47,7 @@ def decaying(shape, rate, seed):
 
 def network(**changes):
     weights = {"stem_w": decaying((40, 24, 3, 3), 0.10, 1), "a_w": decaying((56, 40, 5, 3), 0.07, 2),
-               "a_b": np.linspace(-1, 2, 56, dtype=np.float32), "p_w": decaying((48, 56, 1, 1), 0.1, 3),
+               "a_b": np.linspace(-1, 2, 56, dtype=np.float32), "p_w": decaying((48, 7, 1, 1), 0.1, 3),
                "b_w": decaying((36, 48, 3, 3), 0.15, 4), "head_w": decaying((7, 36), 0.0, 5)} | changes
     model = onnx.parser.parse_model(TEXT)
     for node in model.graph.node:
@@ -130,7 +130,7 @@ def test_within_an_error_every_layer_saves_as_much_as_it_can(bench, limit):
 def test_what_is_left_alone_says_why(bench):
     found = select(bench, Budget(max_error=0.001))
     assert found.layers == ()
-    assert codes(found) == {"stem": "error", "body/a": "error", "body/p": "pointwise", "body/b": "error",
+    assert codes(found) == {"stem": "error", "body/a": "error", "body/p": "grouped", "body/b": "error",
                             "head": "dense"}
     reason = next(s.reason for s in found.skipped if s.layer == "body/a")
     best = min(c.error for c in bench.candidates(bench.layers["body/a"]))
@@ -149,7 +149,7 @@ def test_a_target_is_reached(bench, target):
 
 def test_a_target_takes_the_least_error_and_says_what_was_not_needed(bench):
     found = select(bench, Budget(target_macs=0.97))
-    assert codes(found) == {"stem": "not_needed", "body/a": "not_needed", "body/p": "pointwise", "head": "dense"}
+    assert codes(found) == {"stem": "not_needed", "body/a": "not_needed", "body/p": "grouped", "head": "dense"}
     goal = total_macs(bench) * 0.03
     enough = [c for name in REWRITABLE for c in bench.candidates(bench.layers[name]) if c.saved_macs >= goal]
     assert found.layers[0].error == min(c.error for c in enough)
@@ -184,7 +184,7 @@ def test_an_explicit_rank_is_kept_as_it_is(bench, rank):
     slow = Measured(bench, lambda _name, _rank: 0.5)
     found = complete(bench, select(bench, Budget(ranks={"body/a": rank}), measure=slow))
     assert {p.layer: (p.ranks, p.speedup) for p in found.layers} == {"body/a": ((rank,), 0.5)}
-    assert codes(found) == {"stem": "not_asked", "body/b": "not_asked", "body/p": "pointwise", "head": "dense"}
+    assert codes(found) == {"stem": "not_asked", "body/b": "not_asked", "body/p": "grouped", "head": "dense"}
     assert slow.asked == [("body/a", rank)]
 
 
@@ -209,8 +209,8 @@ def test_what_explicit_ranks_save_counts_for_the_target(bench):
 @pytest.mark.parametrize(("name", "rank", "message"), [
     ("body/a", 0, "out of range; the layer allows 1 to 40"), ("body/a", -3, "out of range; the layer allows 1 to 40"),
     ("body/a", 41, "out of range; the layer allows 1 to 40"), ("stem", 25, "out of range; the layer allows 1 to 24"),
-    ("body/b", 10**30, "out of range; the layer allows 1 to 48"), ("body/p", 8, "cannot be rewritten (a 1x1"),
-    ("head", 3, "cannot be rewritten (a dense")])
+    ("body/b", 10**30, "out of range; the layer allows 1 to 48"), ("body/p", 8, "cannot be rewritten (8 groups"),
+    ("head", 3, "cannot be rewritten (a Gemm")])
 def test_explicit_ranks_that_are_refused(bench, name, rank, message):
     with pytest.raises(RankError) as caught:
         select(bench, Budget(ranks={name: rank}))
@@ -250,7 +250,7 @@ def test_patterns(bench, include, exclude, names):
 def test_excluded_layers_are_left_alone_and_say_so(bench):
     found = complete(bench, select(bench, Budget(max_error=0.5, exclude=("body/*",))))
     assert by_layer(found).keys() == {"stem"}
-    assert codes(found) == {"body/a": "excluded", "body/b": "excluded", "body/p": "pointwise", "head": "dense"}
+    assert codes(found) == {"body/a": "excluded", "body/b": "excluded", "body/p": "grouped", "head": "dense"}
 
 
 @pytest.mark.parametrize(("field", "pattern", "hint"), [

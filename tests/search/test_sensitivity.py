@@ -16,7 +16,7 @@ TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[1, 16, 9, 11] x) => (float[1, 12, 9, 11] y) {
   [a] a = Conv <pads = [1, 1, 1, 1]> (x, a_w)
-  [p] p = Conv (a, p_w)
+  [p] p = Conv <group = 4> (a, p_w)
   [b] y = Conv <pads = [1, 1, 1, 1]> (p, b_w)
 }"""
 
@@ -24,7 +24,7 @@ net (float[1, 16, 9, 11] x) => (float[1, 12, 9, 11] y) {
 def bench_of(*, weighted=()):
     rng = np.random.default_rng(0)
     proto = onnx.parser.parse_model(TEXT)
-    for name, shape in {"a_w": (20, 16, 3, 3), "p_w": (16, 20, 1, 1), "b_w": (12, 16, 3, 3)}.items():
+    for name, shape in {"a_w": (20, 16, 3, 3), "p_w": (16, 5, 1, 1), "b_w": (12, 16, 3, 3)}.items():
         proto.graph.initializer.append(
             onnx.numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
     model = load(proto)

@@ -63,7 +63,7 @@ def test_candidates_are_the_grid(block):
     for name in ("a", "y"):
         layer = bench.layers[name]
         assert [(c.strategy, c.ranks) for c in bench.candidates(layer)] == [
-            (s.name, ranks) for s in STRATEGIES for ranks in rank_grid(s, layer.spec, block)]
+            (s.name, ranks) for s in STRATEGIES if not s.needs_data for ranks in rank_grid(s, layer.spec, block)]
         assert bench.candidates(layer)
 
 

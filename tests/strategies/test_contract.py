@@ -4,6 +4,7 @@ A new family is a new line in `STRATEGIES`; nothing here needs to change for it.
 equal pads, strides or sizes would hide swapped ones.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -19,9 +20,10 @@ from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.rewrite import replace_layer
 from onnxslim1x1.graph.shapes import infer_shapes
 from onnxslim1x1.linalg.moments import MomentAccumulator
+from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.runtime.patches import sample_patches
 from onnxslim1x1.runtime.session import create_session, run
-from onnxslim1x1.spec import ConvSpec
+from onnxslim1x1.spec import ConvFactor, ConvSpec
 from onnxslim1x1.strategies import STRATEGIES
 from onnxslim1x1.strategies.base import patch_matrix
 
@@ -38,11 +40,19 @@ GEOMETRIES = {
     "valid": ConvSpec.make(4, 6, kernel=(2, 5), stride=(3, 1), dilation=(4, 2), pads=(9, 9, 9, 9), auto_pad="VALID",
                            in_size=(12, 13)),
     "few outputs": ConvSpec.make(11, 2, kernel=(3, 1), stride=(1, 2), pads=(2, 0, 1, 0), in_size=(9, 10)),  # nO < C
+    "many outputs": ConvSpec.make(2, 15, kernel=(3, 2), stride=(1, 2), pads=(2, 0, 1, 0), in_size=(9, 10)),  # nC < O
+    "pointwise": ConvSpec.make(9, 4, kernel=(1, 1), stride=(3, 2), pads=(1, 0, 2, 3), in_size=(13, 8)),
+    "wide pointwise": ConvSpec.make(4, 9, kernel=(1, 1), stride=(2, 1), pads=(0, 1, 2, 0), in_size=(9, 6), bias=False),
+    "dense": ConvSpec.make(7, 5, kernel=(), in_size=(), batch=9),
+    "wide dense": ConvSpec.make(5, 8, kernel=(), in_size=(), batch=7, bias=False),
 }
 CASES = [pytest.param(family, name, id=f"{family.name}-{name}")
          for family in STRATEGIES for name, spec in GEOMETRIES.items() if family.check(spec) is None]
 EVERY_CASE = pytest.mark.parametrize(("family", "name"), CASES)
 WITH_DATA = pytest.mark.parametrize("data", [False, True], ids=["weights", "data"])
+SEVERAL_RANKS = pytest.mark.parametrize(
+    ("family", "name"), [case for case in CASES if len(case.values[0].max_ranks(GEOMETRIES[case.values[1]])) > 1])
+LAYERS = ("Conv", "Gemm")
 TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}
 
 
@@ -82,22 +92,40 @@ def statistics_of(name):
     return accumulator.result()
 
 
-def decomposition_of(family, name, *, data, dtype="float32"):
+@cache
+def weighting_of(name):
+    """Output weighting whose eigenvalues spread over four orders of magnitude, so that the floor takes effect."""
+    outputs = GEOMETRIES[name].out_channels
+    rng = np.random.default_rng(5)
+    basis, _ = np.linalg.qr(rng.standard_normal((outputs, outputs)))
+    return OutputWeighting(covariance=(basis * np.logspace(-3, 1, outputs)) @ basis.T)
+
+
+def decomposition_of(family, name, *, data, dtype="float32", weighted=False):
     case = case_of(name, dtype=dtype)
-    return family.decompose(case.spec, case.weight, case.bias, statistics_of(name) if data else None)
+    return family.decompose(case.spec, case.weight, case.bias, statistics_of(name) if data else None,
+                            weighting_of(name) if weighted else None)
+
+
+def node_of(spec):
+    """The layer as an ONNX node."""
+    inputs = ["x", "w", "b"] if spec.bias else ["x", "w"]
+    if not spec.kernel:
+        return helper.make_node("Gemm", inputs, ["y"], name="layer", transB=1)
+    pads = {"pads": spec.pads} if spec.auto_pad == "NOTSET" else {"auto_pad": spec.auto_pad}
+    return helper.make_node("Conv", inputs, ["y"], name="layer", kernel_shape=spec.kernel, strides=spec.stride,
+                            dilations=spec.dilation, **pads)
 
 
 def model_of(case):
     """The layer, followed by a Relu, beside a node that has a weight of its own."""
     spec, kind = case.spec, TYPES[case.weight.dtype.name]
-    pads = {"pads": spec.pads} if spec.auto_pad == "NOTSET" else {"auto_pad": spec.auto_pad}
     initializers = [numpy_helper.from_array(case.weight, "w"),
                     numpy_helper.from_array(np.array(2.5, case.weight.dtype), "other")]
     if case.bias is not None:
         initializers.append(numpy_helper.from_array(case.bias, "b"))
     nodes = [
-        helper.make_node("Conv", ["x", "w", "b"] if spec.bias else ["x", "w"], ["y"], name="conv",
-                         kernel_shape=spec.kernel, strides=spec.stride, dilations=spec.dilation, **pads),
+        node_of(spec),
         helper.make_node("Relu", ["y"], ["r"], name="relu"),
         helper.make_node("Mul", ["r", "other"], ["z"], name="scale"),
     ]
@@ -133,7 +161,7 @@ def composed(factors, spec):
     for channel in range(spec.in_channels):
         for position, tap in enumerate(np.ndindex(*spec.kernel)):
             where = tuple(t * d for t, d in zip(tap, spec.dilation, strict=True))
-            signal[channel, position, channel][where] = 1.0
+            signal[(channel, position, channel, *where)] = 1.0
     signal = signal.reshape(-1, spec.in_channels, *field)
     for factor in factors:
         s = factor.spec
@@ -227,6 +255,82 @@ def test_without_data_no_output_error_is_claimed(family, name):
     assert factorization.error == factorization.rel_error > 0
 
 
+def weighted_energy(difference, name, covariance):
+    """tr[D d S d^T] with the eigenvalues of D floored at a tenth of their mean, as promised by the weighting."""
+    values, vectors = np.linalg.eigh(weighting_of(name).covariance)
+    root = np.sqrt(np.maximum(values, values.mean() * 0.1))[:, None] * vectors.T
+    return output_energy(np.einsum("po,o...->p...", root, difference), covariance)
+
+
+@WITH_DATA
+@EVERY_CASE
+def test_the_loss_is_the_weighted_energy_of_the_outputs(family, name, data):
+    case = case_of(name)
+    covariance = statistics_of(name).regularized() if data else np.eye(case.spec.patch)
+    decomposition = decomposition_of(family, name, data=data, weighted=True)
+    for ranks in (middle_ranks(family, case.spec), family.max_ranks(case.spec)):
+        difference = case.weight - composed(decomposition.truncate(ranks).factors, case.spec)
+        whole, lost = (weighted_energy(kernel, name, covariance) for kernel in (case.weight, difference))
+        # differences of two energies: float64 rounding of the larger one
+        assert decomposition.loss(ranks) == pytest.approx(lost / 2, rel=1e-9, abs=whole * 1e-12)
+        ratio = output_energy(difference, covariance) / output_energy(case.weight, covariance)
+        assert decomposition.error(ranks) == pytest.approx(np.sqrt(ratio), rel=1e-9, abs=1e-6)
+
+
+@WITH_DATA
+@EVERY_CASE
+def test_a_weighting_lowers_the_loss(family, name, data):
+    case = case_of(name)
+    covariance = statistics_of(name).regularized() if data else np.eye(case.spec.patch)
+    ranks = middle_ranks(family, case.spec)
+    weighted, plain = (
+        weighted_energy(case.weight - composed(decomposition_of(
+            family, name, data=data, weighted=weighted).truncate(ranks).factors, case.spec), name, covariance)
+        for weighted in (True, False))
+    assert weighted < plain
+
+
+@WITH_DATA
+@EVERY_CASE
+def test_without_a_weighting_the_loss_is_the_squared_error(family, name, data):
+    decomposition = decomposition_of(family, name, data=data)
+    for ranks in (middle_ranks(family, GEOMETRIES[name]), family.max_ranks(GEOMETRIES[name])):
+        assert decomposition.loss(ranks) == pytest.approx(decomposition.error(ranks) ** 2, rel=1e-12)
+
+
+@WITH_DATA
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weighted"])
+@SEVERAL_RANKS
+def test_every_combination_of_ranks_has_the_error_of_its_factors(family, name, data, weighted):
+    """Also those that the seams in front cannot carry: what is missing there is zero."""
+    case = case_of(name)
+    covariance = statistics_of(name).regularized() if data else np.eye(case.spec.patch)
+    decomposition = decomposition_of(family, name, data=data, weighted=weighted)
+    picks = [sorted({1, 2, limit // 3 + 1, limit}) for limit in family.max_ranks(case.spec)]
+    for ranks in itertools.product(*picks):
+        factors = decomposition.truncate(ranks).factors
+        assert tuple(f.spec for f in factors) == family.chain(case.spec, ranks)
+        assert all(f.weight.shape == f.spec.weight_shape for f in factors)
+        ratio = (output_energy(case.weight - composed(factors, case.spec), covariance)
+                 / output_energy(case.weight, covariance))
+        # at full rank both are the root of float64 rounding
+        assert decomposition.error(ranks) == pytest.approx(np.sqrt(ratio), rel=1e-9, abs=1e-6)
+
+
+@WITH_DATA
+@EVERY_CASE
+def test_a_kernel_that_is_such_a_chain_is_found_again(family, name, data):
+    case = case_of(name)
+    rng = np.random.default_rng(8)
+    ranks = tuple(min(2, limit) for limit in family.max_ranks(case.spec))
+    factors = [ConvFactor(role="", spec=spec, weight=rng.standard_normal(spec.weight_shape))
+               for spec in family.chain(case.spec, ranks)]
+    weight = composed(factors, case.spec)
+    found = family.decompose(case.spec, weight, case.bias, statistics_of(name) if data else None).truncate(ranks)
+    # float64 rounding, under a covariance with a condition of about 1e5
+    np.testing.assert_allclose(composed(found.factors, case.spec), weight, rtol=0, atol=1e-8 * np.abs(weight).max())
+
+
 # (c) monotony
 
 
@@ -269,7 +373,7 @@ def test_the_cost_is_what_the_written_graph_holds(family, name, data):
               for v in (*proto.graph.value_info, *proto.graph.output)}
     params = macs = 0
     for node in proto.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type in LAYERS:
             params += sum(int(np.prod(sizes[name])) for name in node.input[1:])
             macs += int(np.prod(shapes[node.output[0]])) * int(np.prod(sizes[node.input[1]][1:]))
     assert (factorization.cost.params, factorization.cost.macs) == (params, macs)
@@ -323,9 +427,9 @@ def test_the_written_graph_is_sound(family, name, data):
 def test_the_last_factor_keeps_the_output_name_and_has_the_only_bias(family, name, data):
     case = case_of(name)
     factorization = decomposition_of(family, name, data=data).truncate(middle_ranks(family, case.spec))
-    chain = [n for n in rewritten(case, factorization).graph.node if n.op_type == "Conv"]
+    chain = [n for n in rewritten(case, factorization).graph.node if n.op_type in LAYERS]
     assert len(chain) == len(factorization.factors) >= 2
-    assert (chain[-1].name, list(chain[-1].output)) == ("conv", ["y"])
+    assert (chain[-1].name, list(chain[-1].output)) == ("layer", ["y"])
     assert [len(node.input) for node in chain] == [2] * (len(chain) - 1) + [3]
     assert [f.bias is None for f in factorization.factors] == [True] * (len(chain) - 1) + [False]
 
