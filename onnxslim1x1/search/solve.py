@@ -161,11 +161,12 @@ class Solver:
     def _less(self, found: _Try) -> Chosen:
         assert self._budget.max_drop is not None
         assert found.drop is not None
-        less = explicit = self._planner.explicit
+        less = self._planner.explicit
         for exponent in (2, 1):  # the second one only where the first leaves nothing at all
             shrunk = min(max((self._budget.max_drop / found.drop) ** exponent, _SHRUNK[0]), _SHRUNK[1])
-            if less == explicit:
-                less = self._planner.within(_total_loss(found.chosen) * shrunk, _amount(self._budget))
+            less = self._planner.within(_total_loss(found.chosen) * shrunk, _amount(self._budget))
+            if less != self._planner.explicit:
+                break
         return less
 
     def _stronger(self, kept: _Try, attempt: Attempt) -> _Try:
@@ -192,7 +193,7 @@ class Solver:
         fixed, needed = math.fsum(map(saved_seconds, explicit.values())), start - whole / target
         save = needed
         for _ in range(_CORRECTIONS):
-            if save <= 0 or abs(self._nearest(target)[1] / target - 1) < _CLOSE:
+            if save <= 0:
                 break
             try:
                 chosen = self._planner.saving(fixed + save, saved_seconds)
@@ -201,7 +202,10 @@ class Solver:
                 save = math.fsum(map(saved_seconds, chosen.values())) - fixed
             if any(chosen == known for known, _ in self._speeds):
                 break
-            saved = start - whole / self._speed(chosen)
+            found = self._speed(chosen)
+            if abs(found / target - 1) < _CLOSE:
+                break
+            saved = start - whole / found
             save *= min(max(needed / saved, 1 / _AT_ONCE), _AT_ONCE) if saved > 0 else _AT_ONCE
         if self._nearest(target)[1] < target * _FAR:
             self._speed(self._planner.strongest(saved_seconds))

@@ -19,8 +19,10 @@ from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search import pipeline
 from onnxslim1x1.search.pipeline import (
+    Calibration,
     Subject,
     factors_of,
+    groundwork,
     make_plan,
     model_cost,
     provenance,
@@ -29,6 +31,7 @@ from onnxslim1x1.search.pipeline import (
     workbench,
 )
 from onnxslim1x1.search.plan import Budget, PlannedData, PlannedLayer, PlannedModel
+from onnxslim1x1.search.reconstruction import Steps
 from onnxslim1x1.spec import Cost
 
 TEXT = """
@@ -202,6 +205,27 @@ def test_statistics_are_collected_only_where_they_may_be_needed(path, calibratio
     monkeypatch.setattr(pipeline, "moments_of", collect)
     planned(path, budget, calibration)
     assert asked == ([fitted] if fitted else [])
+
+
+@pytest.mark.parametrize(("budget", "timed"), [
+    (Budget(target_speedup=1.0001), True), (Budget(max_drop=0.1), True), (Budget(max_drop=0.1, max_error=0.3), True),
+    (Budget(target_macs=0.9, max_drop=0.1), False), (Budget(target_params=0.9, max_drop=0.1), False),
+    (Budget(max_error=0.3), False), (Budget(target_macs=0.9), False)])
+def test_layers_are_timed_only_where_candidates_are_chosen_by_time(path, calibration, monkeypatch, budget, timed):
+    asked = []
+
+    def time_chain(specs, **_options):
+        asked.append(specs)
+        return 1e-9 * specs[0].macs
+
+    monkeypatch.setattr(pipeline, "time_chain", time_chain)
+    run = RunOptions(threads=1)
+    it = subject(path)
+    found = groundwork(it, budget, data=Calibration.of(calibration, it), options=run, steps=Steps())
+    assert bool(asked) == timed
+    candidates = [c for found in found.planner.options.values() for c in found]
+    assert candidates
+    assert {c.saved_s is not None for c in candidates} == {timed}
 
 
 @pytest.mark.parametrize("budget", [Budget(), Budget(include=("head",)), Budget(ranks={"wide": 3})])

@@ -4,9 +4,14 @@ import dataclasses
 import math
 from pathlib import Path
 
+import numpy as np
+import onnx.parser
 import pytest
 
-from onnxslim1x1.errors import OptionError
+from onnxslim1x1.cli.exits import EXIT_UNUSABLE, exit_code
+from onnxslim1x1.errors import OptionError, PlanMismatchError
+from onnxslim1x1.graph.layers import find_layers
+from onnxslim1x1.graph.model import load
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.preprocess import preprocess
@@ -20,6 +25,7 @@ from onnxslim1x1.search.plan import (
     SkippedLayer,
     cost_after,
 )
+from onnxslim1x1.search.plan_check import require_fit
 from onnxslim1x1.spec import Cost
 
 HERE = Environment(cpu="Some CPU", isa=(), cores=4, block=8, onnxruntime="1.30.0", onnx="1.20.0", python="3.12.1",
@@ -46,6 +52,59 @@ def test_targets_that_are_allowed(value):
 def test_targets_that_make_no_sense(value):
     with pytest.raises(OptionError, match=r"^--target-macs .*: must lie between 0 and 1"):
         Budget(target_macs=value)
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.2, -0.5, math.nan, math.inf])
+def test_parameters_that_make_no_sense(value):
+    with pytest.raises(OptionError, match=r"^--target-params .*: must lie between 0 and 1; 0\.67 keeps two thirds$"):
+        Budget(target_params=value)
+
+
+@pytest.mark.parametrize("value", [1.0001, 1.5, 2, 40.0])
+def test_speeds_that_are_allowed(value):
+    assert Budget(target_speedup=value).target_speedup == value
+
+
+@pytest.mark.parametrize("value", [1, 1.0, 0.5, 0, -2, math.nan, math.inf])
+def test_speeds_that_make_no_sense(value):
+    with pytest.raises(OptionError, match=r"^--target-speedup .*: must be above 1; 1\.5 makes the model half as"):
+        Budget(target_speedup=value)
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.01, 5, math.nan, math.inf])
+def test_drops_that_make_no_sense(value):
+    with pytest.raises(OptionError, match=r"^--max-drop .*: must lie between 0 and 1; 0\.01 is one point$"):
+        Budget(max_drop=value)
+
+
+@pytest.mark.parametrize(("targets", "named"), [
+    ({"target_macs": 0.5, "target_params": 0.5}, "--target-macs and --target-params"),
+    ({"target_speedup": 1.5, "target_macs": 0.5}, "--target-macs and --target-speedup"),
+    ({"target_speedup": 1.5, "target_params": 0.5, "max_drop": 0.1}, "--target-params and --target-speedup"),
+    ({"target_speedup": 1.5, "target_params": 0.5, "target_macs": 0.5},
+     "--target-macs and --target-params and --target-speedup")])
+def test_one_target_at_a_time(targets, named):
+    with pytest.raises(OptionError) as caught:
+        Budget(**targets)
+    assert str(caught.value) == f"{named}: one target at a time; drop the others"
+
+
+@pytest.mark.parametrize(("budget", "has_target", "counts_work", "needs_times"), [
+    (Budget(), False, False, False),
+    (Budget(max_error=0.1), False, False, False),
+    (Budget(ranks={"a": 3}), False, False, False),
+    (Budget(max_drop=0.1), False, False, True),
+    (Budget(max_drop=0.1, ranks={"a": 3}, max_error=0.1), False, False, True),
+    (Budget(target_speedup=1.5), True, False, True),
+    (Budget(target_speedup=1.5, max_drop=0.1), True, False, True),
+    (Budget(target_macs=0.5), True, True, False),
+    (Budget(target_macs=0.5, max_drop=0.1), True, True, False),
+    (Budget(target_params=0.5), True, True, False),
+    (Budget(target_params=0.5, max_drop=0.1, ranks={"a": 3}), True, True, False)])
+def test_what_a_budget_counts(budget, has_target, counts_work, needs_times):
+    assert (budget.has_target, budget.counts_work, budget.needs_times) == (has_target, counts_work, needs_times)
+    assert not budget.is_open or budget == Budget()
+    assert budget.only_explicit == (budget == Budget(ranks={"a": 3}))
 
 
 @pytest.mark.parametrize(("budget", "is_open", "only_explicit"), [
@@ -118,3 +177,56 @@ def test_the_cost_after_a_rewrite():
     assert cost_after(before, layers) == Cost(params=100 - 9 - 18, macs=50 - 2 - 2)
     assert cost_after(before, iter(layers)) == cost_after(before, layers)
     assert cost_after(before, ()) == before
+
+
+# ---- fits ----
+
+ALL = ("asymmetric", "rectified", "matched")
+DATA = PlannedData(path="images.npz", preprocess=preprocess(), limit=None, images=4, sha256="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def layers():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[1, 8, 6, 6] x) => (float[1, 9, 4, 4] y) { [a] y = Conv (x, w) }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((9, 8, 3, 3), np.float32), "w"))
+    return find_layers(load(model), {"x": (1, 8, 6, 6), "y": (1, 9, 4, 4)})
+
+
+def fitted(fit, **changes):
+    cost = Cost(params=3, macs=5)
+    return plan(layers=(PlannedLayer(layer="a", strategy="reduce", ranks=(4,), error=0.1, before=cost, after=cost,
+                                     fit=fit),), **({"data": DATA} | changes))
+
+
+@pytest.mark.parametrize("fit", [
+    (), ("asymmetric",), ("matched",), ("asymmetric", "rectified"), ("asymmetric", "matched"), ALL])
+def test_fits_that_can_be_carried_out(layers, fit):
+    require_fit(fitted(fit), layers, "plan.json")
+
+
+@pytest.mark.parametrize(("fit", "message"), [
+    (("matched", "asymmetric"), "matched, asymmetric cannot be carried out in this order; write asymmetric, rectified, "
+                                "matched, or some of these"),
+    (("rectified", "asymmetric"), "rectified, asymmetric cannot be carried out in this order; write "),
+    (("asymmetric", "matched", "rectified"), "asymmetric, matched, rectified cannot be carried out in this order; "),
+    (("rectified",), "rectified refits what asymmetric has fitted; add asymmetric before it"),
+    (("rectified", "matched"), "rectified refits what asymmetric has fitted; add asymmetric before it"),
+    (("asymmetric", "asymmetric"), "asymmetric stands there 2 times; once is enough"),
+    (("matched", "asymmetric", "matched", "matched"), "matched stands there 3 times; once is enough"),
+    (("asymetric",), "unknown step asymetric; did you mean asymmetric?"),
+    (("best",), "unknown step best; choose from asymmetric, rectified, matched")])
+def test_fits_that_make_no_sense(layers, fit, message):
+    with pytest.raises(PlanMismatchError) as caught:
+        require_fit(fitted(fit), layers, "plan.json")
+    assert str(caught.value).startswith(f"plan.json: layers[0].fit: {message}")
+    assert exit_code(caught.value) == EXIT_UNUSABLE == 3
+
+
+@pytest.mark.parametrize("fit", [("asymmetric",), ("matched",), ALL])
+def test_fits_need_data(layers, fit):
+    with pytest.raises(PlanMismatchError) as caught:
+        require_fit(fitted(fit, data=None), layers, "plan.json")
+    assert str(caught.value) == (f"plan.json: layers[0].fit: {', '.join(fit)} needs calibration data, but the plan "
+                                 "names none; leave it empty, or make a new plan with data")
+    require_fit(fitted((), data=None), layers, "plan.json")

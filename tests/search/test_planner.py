@@ -1,5 +1,7 @@
 """Selecting layers and ranks under a budget; speed comes from fake measurements, everything else is real."""
 
+import dataclasses
+import itertools
 import math
 import re
 
@@ -12,8 +14,10 @@ from onnxslim1x1.errors import InfeasibleBudget, ModelError, RankError, UnknownL
 from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.shapes import infer_shapes
+from onnxslim1x1.search.allocate import saved_macs, saved_params, saved_seconds
+from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget
-from onnxslim1x1.search.planner import LEAST_SPEEDUP, matching, select
+from onnxslim1x1.search.planner import LEAST_SPEEDUP, SAME_SPEED, Planner, matching, select, thinned, undominated
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost
 from onnxslim1x1.strategies import by_name
@@ -348,3 +352,233 @@ def test_costs_are_those_of_the_layer(bench):
     # 48 -> 6 on 8x11, then 3x3 from 6 to 36 on 8x11 with a bias that the original lacks
     assert planned.before == Cost(params=36 * 48 * 9, macs=36 * 48 * 9 * 88)
     assert planned.after == Cost(params=48 * 6 + 6 * 36 * 9 + 36, macs=(48 * 6 + 6 * 36 * 9) * 88)
+
+
+# ---- parameters as the target ----
+
+@pytest.mark.parametrize("target", [0.95, 0.7, 0.5, 0.3])
+def test_a_target_of_parameters_is_reached(bench, target):
+    found = complete(bench, select(bench, Budget(target_params=target)))
+    total = sum(layer.spec.params for layer in bench.layers.values())
+    assert total - sum(p.before.params - p.after.params for p in found.layers) <= target * total + 1
+
+
+def test_infeasible_parameters_say_what_can_be_reached(bench):
+    total = sum(layer.spec.params for layer in bench.layers.values())
+    most = sum(max((c.saved_params for c in bench.candidates(layer)), default=0) for layer in bench.layers.values())
+    with pytest.raises(InfeasibleBudget, match=r"^--target-params 0\.01: model can go down to (\d\.\d{3}) of its para"):
+        select(bench, Budget(target_params=0.01))
+    select(bench, Budget(target_params=1 - most / total + 0.001))
+    with pytest.raises(InfeasibleBudget):
+        select(bench, Budget(target_params=1 - most / total - 0.001))
+
+
+@pytest.mark.parametrize("target", [{"target_macs": 0.97}, {"target_params": 0.97}])
+def test_where_work_is_the_target_a_layer_may_be_as_fast_as_before(bench, target):
+    budget = Budget(**target, include=("stem",))
+    assert select(bench, budget, measure=Measured(bench, lambda *_: SAME_SPEED)).layers[0].speedup == SAME_SPEED
+    with pytest.raises(InfeasibleBudget):
+        select(bench, budget, measure=Measured(bench, lambda *_: SAME_SPEED - 1e-9))
+
+
+# ---- candidates with their times ----
+
+def seconds(spec):
+    return spec.macs * 1e-9
+
+
+def proportional(spec, chain):
+    """As if time were proportional to MACs, and every convolution more cost as much as 5 % of the layer."""
+    return spec.macs / (chain_cost(chain).macs + 0.05 * spec.macs)
+
+
+def timed(bench, budget=None, speedup=proportional, **options):
+    planner = Planner(bench, budget or Budget(), measure=speedup)
+    planner.timed(seconds, **options)
+    return planner
+
+
+def test_times_follow_from_the_speed_of_the_chain_and_the_time_of_the_layer(bench):
+    planner = timed(bench)
+    for name in REWRITABLE:
+        spec = bench.layers[name].spec
+        found = planner.options[name]
+        assert 3 < len(found) <= 14
+        for candidate in found:
+            speedup = proportional(spec, by_name(candidate.strategy).chain(spec, candidate.ranks))
+            assert speedup >= LEAST_SPEEDUP
+            assert candidate.saved_s == pytest.approx(seconds(spec) * (1 - 1 / speedup), rel=1e-12)
+        for one, other in itertools.pairwise(found):
+            assert (one.saved_s, one.loss) < (other.saved_s, other.loss)
+            assert one.loss < other.loss
+        assert dataclasses.replace(found[0], saved_s=None) in bench.candidates(bench.layers[name])
+
+
+@pytest.mark.parametrize("name", REWRITABLE)
+def test_what_gains_no_time_is_no_candidate(bench, name):
+    slow = LEAST_SPEEDUP - 1e-9
+    measured = Measured(bench, lambda layer, _rank: slow if layer == name else 1.5)
+    planner = timed(bench, speedup=measured)
+    assert planner.options[name] == ()
+    assert all(planner.options[other] for other in REWRITABLE if other != name)
+    reasons = {s.layer: (s.code, s.reason) for s in planner.selection({}).skipped}
+    assert reasons[name] == ("not_faster", "no family and rank runs faster, measured")
+
+
+def test_what_is_faster_than_a_better_one_is_dropped(bench):
+    """Where fewer channels are slower, only what is worse and faster stays."""
+    measured = Measured(bench, lambda _layer, rank: 1.1 + rank / 100)
+    for found in timed(bench, speedup=measured).options.values():
+        assert len({c.saved_s for c in found}) == len(found)
+        assert sorted(found, key=saved_seconds) == sorted(found, key=lambda c: c.loss) == list(found)
+
+
+def test_times_need_a_measurement(bench):
+    with pytest.raises(ValueError, match="needs a measurement"):
+        Planner(bench, Budget()).timed(seconds)
+
+
+def test_progress_of_the_timing_rises_to_one(bench):
+    told = []
+    timed(bench, progress=told.append)
+    assert told == [1 / 3, 2 / 3, 1.0]
+
+
+def test_explicit_ranks_are_timed_however_slow_they_are(bench):
+    planner = timed(bench, Budget(ranks={"stem": 3}, max_drop=0.1), lambda *_: 0.5)
+    assert {name: (c.ranks, c.saved_s) for name, c in planner.explicit.items()} == {
+        "stem": ((3,), -seconds(bench.layers["stem"].spec))}
+    assert planner.options == {"body/a": (), "body/b": ()}
+    for chosen in (planner.within(1e9, saved_seconds), planner.explicit, planner.strongest(saved_seconds)):
+        assert {p.layer: (p.ranks, p.speedup) for p in planner.selection(chosen).layers} == {"stem": ((3,), 0.5)}
+
+
+# ---- choices ----
+
+def everything(planner, amount):
+    """Loss and amount of all combinations of candidates."""
+    found = [[c for c in combination if c is not None]
+             for combination in itertools.product(*((None, *options) for options in planner.options.values()))]
+    return np.array([[sum(c.loss for c in x), sum(map(amount, x))] for x in found])
+
+
+def total(chosen, amount):
+    return math.fsum(map(amount, chosen.values()))
+
+
+@pytest.mark.parametrize("loss", [0.003, 0.02, 0.1, 0.4, 1.0])
+@pytest.mark.parametrize("amount", [saved_seconds, saved_macs, saved_params])
+def test_within_a_loss_as_much_is_saved_as_possible(bench, loss, amount):
+    planner = timed(bench)
+    chosen = planner.within(loss, amount)
+    assert total(chosen, lambda c: c.loss) <= loss
+    losses, amounts = everything(planner, amount).T
+    best = amounts[losses <= loss].max()
+    step = planner.most(amount) / 2**12 + 3 * best / 10_000  # of the bisection, and of the allocation
+    assert best - 2 * step <= total(chosen, amount) <= best * (1 + 1e-12)
+
+
+def test_within_any_loss_everything_is_done(bench):
+    planner = timed(bench)
+    most = {name: max(found, key=saved_seconds) for name, found in planner.options.items()}
+    loss = math.fsum(c.loss for c in most.values())
+    assert planner.within(loss, saved_seconds) == planner.within(9e9, saved_seconds) == most
+    assert planner.strongest(saved_seconds) == most
+    assert planner.most(saved_seconds) == total(most, saved_seconds)
+    assert planner.within(loss * (1 - 1e-9), saved_seconds) != most
+    least = min(c.loss for found in planner.options.values() for c in found)
+    assert planner.within(least * 0.99, saved_seconds) == planner.within(0, saved_seconds) == {}
+
+
+def test_losses_of_explicit_ranks_count_within_a_loss(bench):
+    planner = timed(bench, Budget(ranks={"stem": 16}, max_drop=0.1))
+    own = planner.explicit["stem"].loss
+    free = timed(bench, Budget(exclude=("stem",), max_drop=0.1))
+    assert own > 0.001
+    for left in (0.0, 0.01, 0.3):
+        assert planner.within(own + left + 1e-12, saved_seconds) == planner.explicit | free.within(left, saved_seconds)
+    assert planner.within(own / 2, saved_seconds) == planner.explicit
+
+
+def test_within_a_loss_slow_layers_are_dropped_where_they_were_not_timed(bench):
+    measured = Measured(bench, lambda name, _rank: 0.9 if name == "body/b" else 1.5)
+    planner = Planner(bench, Budget(target_macs=0.9, max_drop=0.1), measure=measured)
+    chosen = planner.within(0.5, saved_macs)
+    assert chosen.keys() == {"stem", "body/a"}
+    assert {s.layer: s.code for s in planner.selection(chosen).skipped}["body/b"] == "not_faster"
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("amount", [saved_seconds, saved_macs, saved_params])
+def test_saving_takes_the_least_loss(bench, share, amount):
+    planner = timed(bench)
+    save = share * planner.most(amount) * (1 - 1e-9)
+    chosen = planner.saving(save, amount)
+    losses, amounts = everything(planner, amount).T
+    assert total(chosen, amount) >= save
+    enough = amounts >= min(save * (1 + 4e-4), amounts.max())
+    assert losses[amounts >= save].min() * (1 - 1e-12) <= total(chosen, lambda c: c.loss)
+    assert total(chosen, lambda c: c.loss) <= losses[enough].min() * (1 + 1e-12)
+
+
+def test_more_than_there_is_cannot_be_saved(bench):
+    planner = timed(bench)
+    with pytest.raises(InfeasibleBudget):
+        planner.saving(planner.most(saved_seconds) * 1.001, saved_seconds)
+
+
+def test_what_explicit_ranks_save_counts_in_every_amount(bench):
+    planner = timed(bench, Budget(ranks={"body/a": 4}, max_drop=0.1))
+    for amount in (saved_seconds, saved_macs, saved_params):
+        own = total(planner.explicit, amount)
+        assert planner.saving(own * 0.999, amount) == planner.explicit
+        assert len(planner.saving(own * 1.01, amount)) == 2
+        assert planner.most(amount) > own
+
+
+@pytest.mark.parametrize(("budget", "reason"), [
+    (Budget(max_drop=0.02), "others gain more within --max-drop 0.02"),
+    (Budget(max_drop=0.02, target_speedup=1.5), "the target is met without it"),
+    (Budget(target_macs=0.7), "the target is met without it")])
+def test_a_layer_that_is_not_chosen_says_why(bench, budget, reason):
+    found = timed(bench, budget).selection({})
+    assert {(s.code, s.reason) for s in found.skipped if s.layer in REWRITABLE} == {("not_needed", reason)}
+
+
+# ---- lists of candidates ----
+
+def listed(*pairs):
+    return tuple(Candidate(layer="a", strategy="reduce", ranks=(rank,), cost=Cost(params=1, macs=1), saved_macs=saved,
+                           saved_params=-saved, error=0.1, loss=loss) for rank, (saved, loss) in enumerate(pairs, 1))
+
+
+@pytest.mark.parametrize(("pairs", "kept"), [
+    ([], []), ([(5, 1.0)], [1]), ([(5, 1.0), (7, 2.0), (9, 3.0)], [1, 2, 3]),
+    ([(9, 3.0), (5, 1.0), (7, 2.0)], [2, 3, 1]),
+    ([(5, 2.0), (7, 1.0)], [2]), ([(5, 1.0), (7, 1.0)], [2]), ([(5, 1.0), (5, 2.0)], [1]), ([(5, 2.0), (5, 1.0)], [2]),
+    ([(5, 1.0), (6, 3.0), (7, 2.0), (8, 2.5)], [1, 3, 4]), ([(5, 1.0), (5, 1.0)], [1])])
+def test_undominated_candidates_by_rising_saving(pairs, kept):
+    candidates = listed(*pairs)
+    assert [c.ranks[0] for c in undominated(candidates, saved_macs)] == kept
+
+
+def test_what_is_dominated_depends_on_the_amount():
+    candidates = listed((5, 1.0), (7, 2.0))
+    assert [c.ranks[0] for c in undominated(candidates, saved_params)] == [1]
+    assert [c.ranks[0] for c in undominated(iter(candidates), saved_macs)] == [1, 2]
+
+
+@pytest.mark.parametrize(("count", "most", "kept"), [
+    (0, 3, []), (2, 3, [0, 1]), (3, 3, [0, 1, 2]), (4, 3, [0, 2, 3]), (5, 3, [0, 2, 4]), (9, 5, [0, 2, 4, 6, 8]),
+    (100, 2, [0, 99])])
+def test_thinned_lists_keep_both_ends(count, most, kept):
+    assert [c.ranks[0] - 1 for c in thinned(listed(*[(i, float(i)) for i in range(count)]), most)] == kept
+
+
+@pytest.mark.parametrize("count", [13, 14, 15, 27, 32, 100])
+def test_thinned_lists_have_no_candidate_twice(count):
+    candidates = listed(*[(i, float(i)) for i in range(count)])
+    found = thinned(candidates)
+    assert len(set(found)) == len(found) == min(count, 14)
+    assert found[0] is candidates[0]
+    assert found[-1] is candidates[-1]

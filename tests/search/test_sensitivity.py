@@ -9,6 +9,7 @@ from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.shapes import infer_shapes
 from onnxslim1x1.linalg.weighting import OutputWeighting
+from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.search.sensitivity import measure_sensitivities
 from onnxslim1x1.search.workbench import Workbench
 
@@ -102,3 +103,94 @@ def test_a_weighting_that_misjudges_stays_only_where_it_is_still_better(without,
     assert (bench.candidates(layer) == strict) == weighted  # the decompositions follow
     if not weighted:
         assert bench.candidates(layer) == bench_of().candidates(bench_of().layers["a"])
+
+
+# ---- what is kept for the next run ----
+
+@pytest.fixture
+def shelf(tmp_path):
+    return Store(tmp_path).shelf(model="m")
+
+
+def studied(judge, shelf, *, weighted="ab", layers="ab"):
+    """A bench of its own whose layers were measured."""
+    bench = bench_of(weighted=weighted)
+    measure_sensitivities(bench, [bench.layers[n] for n in layers], judge, shelf=shelf)
+    return bench
+
+
+def same(one, other):
+    for name in "ab":
+        layers = one.layers[name], other.layers[name]
+        assert one.candidates(layers[0]) == other.candidates(layers[1])
+        assert one.is_weighted(layers[0]) == other.is_weighted(layers[1])
+        ranks = one.candidates(layers[0])[0].ranks
+        for have, want in zip(*(b.factors(name, "reduce", ranks).factors for b in (one, other)), strict=True):
+            np.testing.assert_array_equal(have.weight, want.weight)
+    assert one.loss_models == other.loss_models != {}
+
+
+@pytest.mark.parametrize(("answers", "kept"), [
+    ([1e-9, 2e-9, 1e-9, 3e-9], ["a", "b"]),  # the weightings predict well
+    ([0.5e6, 1e6, 0.9e6, 0.4e6, 1e-9, 2e-9], ["b"]),  # one is dropped
+    ([0.5e6, 1e6, 2e6, 0.5e6, 1e6, 2e6], ["a", "b"]),  # they misjudge, and are still better
+    ([0.5e6, 1e6, 0.9e6, 0.4e6, 0.5e6, 1e6, 0.9e6, 0.3e6], [])])
+def test_a_second_run_measures_nothing(shelf, answers, kept):
+    judge = Judge(answers)
+    first = studied(judge, shelf)
+    assert judge.answers == []
+    assert [n for n in "ab" if first.is_weighted(first.layers[n])] == kept
+    second, told = bench_of(weighted="ab"), []
+    measure_sensitivities(second, [second.layers[n] for n in "ab"], Judge([]), shelf=shelf, progress=told.append)
+    assert told == [0.5, 1.0]
+    same(second, first)
+
+
+def test_a_second_run_decomposes_nothing(shelf, monkeypatch):
+    first = studied(Judge([1e-9] * 4), shelf)
+    monkeypatch.setattr(Workbench, "decomposition", None)
+    second = studied(Judge([]), shelf)
+    assert [second.candidates(second.layers[n]) for n in "ab"] == [first.candidates(first.layers[n]) for n in "ab"]
+
+
+def test_layers_without_candidates_are_kept_too(shelf):
+    for _ in range(2):
+        assert studied(Judge([]), shelf, layers="p").loss_models == {}
+
+
+class Killed(Judge):
+    """Ends the run when it has no answers left."""
+
+    def __call__(self, model):
+        if not self.answers:
+            raise KeyboardInterrupt
+        return super().__call__(model)
+
+
+@pytest.mark.parametrize(("done", "left"), [(0, 4), (1, 4), (2, 2), (3, 2), (4, 0)])
+def test_a_run_that_was_killed_goes_on_with_the_next_layer(shelf, done, left):
+    answers = [1e-9, 2e-9, 3e-9, 5e-9]
+    if done < 4:
+        with pytest.raises(KeyboardInterrupt):
+            studied(Killed(answers[:done]), shelf)
+    else:
+        studied(Killed(answers), shelf)
+    judge = Judge(answers[4 - left:])
+    same(studied(judge, shelf), studied(Judge(answers), None))
+    assert (len(judge.seen), judge.answers) == (left, [])
+
+
+@pytest.mark.parametrize("other", ["model", "weighting", "none"])
+def test_what_was_measured_otherwise_is_not_taken(shelf, tmp_path, other):
+    studied(Judge([1e-9] * 4), shelf)
+    judge = Judge([1e-9] * 4)
+    place = {"model": Store(tmp_path).shelf(model="n"), "weighting": shelf, "none": NO_STORE.shelf()}[other]
+    studied(judge, place, weighted="" if other == "weighting" else "ab")
+    assert judge.answers == []
+
+
+def test_one_layer_may_be_new(shelf):
+    studied(Judge([1e-9, 2e-9]), shelf, layers="a")
+    judge = Judge([3e-9, 4e-9])
+    studied(judge, shelf)
+    assert {n.split("/")[0] for names in judge.seen for n in names if "/" in n} == {"b"}

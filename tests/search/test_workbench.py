@@ -12,8 +12,10 @@ from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.shapes import infer_shapes
 from onnxslim1x1.linalg.moments import MomentAccumulator
+from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.search.candidates import rank_grid
-from onnxslim1x1.search.workbench import Workbench
+from onnxslim1x1.search.loss import LossModel
+from onnxslim1x1.search.workbench import Row, Workbench
 from onnxslim1x1.spec import Ineligible
 from onnxslim1x1.strategies import STRATEGIES
 
@@ -159,3 +161,101 @@ def test_half_and_double_precision_are_read():
         bench = opened(a_w=weight)
         kernel = composed(bench.factors("a", "reduce", (20,)).factors)
         np.testing.assert_allclose(kernel, weight.astype(np.float64), atol=tolerance)
+
+
+# ---- statistics, weightings, tables ----
+
+def statistics(size, seed=4):
+    sums = MomentAccumulator(size)
+    sums.add(np.random.default_rng(seed).standard_normal((2 * size, size)) * np.linspace(2, 0.1, size))
+    return sums.result()
+
+
+def weighed(weightings=("a",)):
+    """A bench with statistics, and with weightings of some layers."""
+    bench = opened(moments={"a": statistics(180), "y": statistics(128)})
+    made = {n: OutputWeighting(covariance=np.diag(np.linspace(0.01, 1, bench.layers[n].spec.out_channels)))
+            for n in weightings}
+    return Workbench(bench.model, tuple(bench.layers.values()), block=4, weightings=made,
+                     moments={"a": statistics(180), "y": statistics(128)})
+
+
+def test_with_statistics_only_one_layer_at_a_time_is_decomposed():
+    bench = weighed()
+    a, y = (bench.layers[n] for n in "ay")
+    one, other = (bench.decomposition(a, s) for s in STRATEGIES[:2])
+    assert [bench.decomposition(a, s) for s in STRATEGIES[:2]] == [one, other]  # all families of it
+    late = bench.decomposition(y, REDUCE)
+    assert bench.decomposition(y, REDUCE) is late
+    assert bench.decomposition(a, REDUCE) is not one
+    assert bench.decomposition(y, REDUCE) is not late
+
+
+def test_tables_stay_when_decompositions_go(monkeypatch):
+    bench = weighed()
+    a, y = (bench.layers[n] for n in "ay")
+    table, candidates = bench.table(a), bench.candidates(a)
+    bench.table(y)
+    monkeypatch.setattr(bench, "decomposition", None)
+    assert bench.table(a) is table
+    assert bench.candidates(a) == candidates
+    assert bench.candidate(a, REDUCE, table[0].ranks) == candidates[0]
+    assert [(r.strategy, r.ranks, r.error, r.loss) for r in table] == [
+        (c.strategy, c.ranks, c.error, c.loss) for c in candidates]
+
+
+def test_the_loss_model_changes_losses_and_nothing_else():
+    bench = weighed()
+    a = bench.layers["a"]
+    before = bench.candidates(a)
+    bench.loss_models["a"] = LossModel(scale=3.0, exponent=1.5)
+    after = bench.candidates(a)
+    assert [c.loss for c in after] == pytest.approx([3 * c.loss**1.5 for c in before], rel=1e-12)
+    assert [(c.ranks, c.error, c.saved_macs) for c in after] == [(c.ranks, c.error, c.saved_macs) for c in before]
+    assert bench.candidate(a, REDUCE, (5,)).loss == pytest.approx(3 * bench.decomposition(a, REDUCE).loss((5,))**1.5)
+
+
+ROWS = (Row(strategy="reduce", ranks=(8,), error=0.25, loss=0.5), Row(strategy="expand", ranks=(4,), error=0.5, loss=1))
+
+
+def test_an_adopted_table_is_taken_as_it_is(monkeypatch):
+    bench = weighed()
+    monkeypatch.setattr(bench, "decomposition", None)
+    bench.adopt(bench.layers["a"], list(ROWS), weighted=True)
+    assert bench.table(bench.layers["a"]) == ROWS
+    assert [(c.strategy, c.ranks, c.error, c.loss) for c in bench.candidates(bench.layers["a"])] == [
+        ("reduce", (8,), 0.25, 0.5), ("expand", (4,), 0.5, 1)]
+    assert bench.is_weighted(bench.layers["a"])
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_factors_follow_the_weighting_that_is_adopted(weighted, decomposed):
+    bench = weighed()
+    if decomposed:
+        bench.candidates(bench.layers["a"])
+    bench.adopt(bench.layers["a"], ROWS, weighted=weighted)
+    assert bench.is_weighted(bench.layers["a"]) == weighted
+    assert (bench.weighting(bench.layers["a"]) is not None) == weighted
+    expected = weighed(("a",) if weighted else ()).factors("a", "reduce", (5,))
+    np.testing.assert_array_equal(bench.factors("a", "reduce", (5,)).factors[0].weight, expected.factors[0].weight)
+
+
+def test_a_weighting_is_never_gained_by_adopting():
+    bench = weighed(())
+    bench.adopt(bench.layers["a"], ROWS, weighted=True)
+    assert not bench.is_weighted(bench.layers["a"])
+
+
+def test_a_weighting_can_be_forgotten_and_restored():
+    bench, a = weighed(), weighed().layers["a"]
+    strict = bench.candidates(a)
+    weighting = bench.forget_weighting(a)
+    assert not bench.is_weighted(a)
+    plain = bench.candidates(a)
+    assert plain == weighed(()).candidates(a) != strict
+    with pytest.raises(KeyError):
+        bench.forget_weighting(a)
+    bench.restore_weighting(a, weighting)
+    assert bench.is_weighted(a)
+    assert bench.candidates(a) == strict
