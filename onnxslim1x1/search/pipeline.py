@@ -57,9 +57,10 @@ _SENSITIVITY_CODE = ("linalg", "strategies", "graph", "runtime/calibration.py", 
                      "runtime/gradients.py", "runtime/loss.py", "search/sensitivity.py", "search/candidates.py")
 _TIMING = BenchmarkSettings(budget_s=2.0, warmup_s=0.2)
 _LEAST_TO_DIVIDE = 40  # fewer images serve for fitting and for judging alike
-_MOST_WEIGHING = 96
 _JUDGED_MACS = 1.2e11  # a measured loss costs about a second of one core, whatever the model
 _JUDGING = (64, 256)  # images at least and at most
+_WEIGHED_MACS = 2e11
+_WEIGHING = (96, 400)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -289,9 +290,10 @@ class Calibration:
         numbers = np.arange(len(data))
         held = numbers % 5 == 2 if len(data) >= _LEAST_TO_DIVIDE else np.ones(len(data), dtype=bool)
         kept = ~held if len(data) >= _LEAST_TO_DIVIDE else held
-        affordable = int(_JUDGED_MACS / max(total_cost(subject.layers).macs, 1))
-        judging = min(max(affordable, _JUDGING[0]), _JUDGING[1])
-        return cls(fitting=data.subset(numbers[kept]), weighing=data.subset(_spread(numbers[kept], _MOST_WEIGHING)),
+        macs = max(total_cost(subject.layers).macs, 1)
+        judging, weighing = (min(max(int(budget / macs), least), most) for budget, (least, most) in (
+            (_JUDGED_MACS, _JUDGING), (_WEIGHED_MACS, _WEIGHING)))
+        return cls(fitting=data.subset(numbers[kept]), weighing=data.subset(_spread(numbers[kept], weighing)),
                    judging=data.subset(_spread(numbers[held], judging)), promised=data.subset(numbers[held]),
                    record=PlannedData.of(options, data))
 

@@ -13,6 +13,11 @@ OURS = "ours"
 
 # label -> keywords of `onnxslim1x1.Steps`; None leaves them at their defaults. Each row adds a step to the one before.
 ABLATION: tuple[tuple[str, dict[str, Any] | None], ...] = (
+    ("symmetric", {"weighting": False, "asymmetric": False, "matched": False}),
+    ("+weighting", {"asymmetric": False, "matched": False}),
+    ("+asymmetric", {"residual": False, "rectified": False, "matched": False}),
+    ("+residual", {"rectified": False, "matched": False}),
+    ("+rectified", {"matched": False}),
     (OURS, None),
 )
 
