@@ -181,7 +181,7 @@ MUTANTS = (
     Mutant(why="names are not made unique", file="graph/edit.py",
            old="while name in self._names:", new="while False:", tests=("graph/test_edit.py", "graph/test_rewrite.py")),
     Mutant(why="weights that a sub-graph reads are dropped", file="graph/edit.py",
-           old="names |= _reads(inner)", new="pass", tests=("graph/test_edit.py",)),
+           old="names |= reads(inner)", new="pass", tests=("graph/test_edit.py",)),
     Mutant(why="the epsilon of the normalization is forgotten", file="graph/fold.py",
            old='variance + norm.attrs.get("epsilon", _EPSILON)', new="variance", tests=("graph/test_fold.py",)),
     Mutant(why="a convolution whose output is asked for is folded", file="graph/fold.py",
