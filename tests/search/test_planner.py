@@ -291,7 +291,7 @@ def test_a_layer_that_is_not_faster_is_dropped(bench, speedup, kept):
 def test_for_a_target_a_slow_rank_gives_way_to_a_smaller_one(bench, fastest):
     budget = Budget(target_macs=0.8, include=("body/a",))
     assert by_layer(select(bench, budget))["body/a"].ranks[0] > fastest
-    measured = Measured(bench, lambda _name, rank: 1.3 if rank <= fastest else 0.8)
+    measured = Measured(bench, lambda _name, rank: 1.3 if rank <= fastest else 0.6)
     found = complete(bench, select(bench, budget, measure=measured))
     assert by_layer(found)["body/a"].ranks == (fastest,)
     assert len(measured.chains) == len(set(measured.chains))  # nothing is measured twice
@@ -303,7 +303,7 @@ def test_for_a_target_a_slow_rank_gives_way_to_a_smaller_one(bench, fastest):
 def test_what_a_slow_layer_does_not_save_is_taken_from_the_others(bench):
     first = select(bench, Budget(target_macs=0.7))
     assert "body/b" in by_layer(first)
-    measured = Measured(bench, lambda name, _rank: 0.8 if name == "body/b" else 1.7)
+    measured = Measured(bench, lambda name, _rank: 0.6 if name == "body/b" else 1.7)
     found = complete(bench, select(bench, Budget(target_macs=0.7), measure=measured))
     assert codes(found)["body/b"] == "not_faster"
     assert saved(found) >= int(0.3 * total_macs(bench))
@@ -311,11 +311,11 @@ def test_what_a_slow_layer_does_not_save_is_taken_from_the_others(bench):
 
 def test_a_target_is_infeasible_where_nothing_is_faster(bench):
     with pytest.raises(InfeasibleBudget, match=r"can go down to 1\.000 of its MACs"):
-        select(bench, Budget(target_macs=0.7), measure=Measured(bench, lambda _name, _rank: 0.8))
+        select(bench, Budget(target_macs=0.7), measure=Measured(bench, lambda _name, _rank: 0.6))
 
 
 def test_an_error_limit_is_met_by_nothing_where_nothing_is_faster(bench):
-    found = complete(bench, select(bench, Budget(max_error=0.6), measure=Measured(bench, lambda _name, _rank: 0.8)))
+    found = complete(bench, select(bench, Budget(max_error=0.6), measure=Measured(bench, lambda _name, _rank: 0.6)))
     assert found.layers == ()
     assert {codes(found)[name] for name in REWRITABLE} == {"not_faster"}
 
@@ -501,7 +501,7 @@ def test_losses_of_explicit_ranks_count_within_a_loss(bench):
 
 
 def test_within_a_loss_slow_layers_are_dropped_where_they_were_not_timed(bench):
-    measured = Measured(bench, lambda name, _rank: 0.8 if name == "body/b" else 1.5)
+    measured = Measured(bench, lambda name, _rank: 0.6 if name == "body/b" else 1.5)
     planner = Planner(bench, Budget(target_macs=0.9, max_drop=0.1), measure=measured)
     chosen = planner.within(0.5, saved_macs)
     assert chosen.keys() == {"stem", "body/a"}
