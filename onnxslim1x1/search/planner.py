@@ -22,7 +22,7 @@ Progress = Callable[[float], None]
 Options = dict[str, tuple[Candidate, ...]]
 
 LEAST_SPEEDUP = 1.02  # a layer must gain more than the noise of a measurement to be worth any error
-SAME_SPEED = 0.7  # where MACs or parameters are the target: layers of microseconds are mistimed by a quarter on busy machines
+SAME_SPEED = 0.7  # where MACs or parameters are the target: microseconds are mistimed by a quarter when busy
 _BISECTIONS = 12
 
 
