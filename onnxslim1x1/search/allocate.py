@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -29,6 +30,11 @@ def saved_params(candidate: Candidate) -> float:
 def saved_seconds(candidate: Candidate) -> float:
     """Seconds that a candidate saves per run; 0 if it was not timed."""
     return candidate.saved_s or 0.0
+
+
+def total_loss(chosen: Mapping[str, Candidate]) -> float:
+    """Sum of the losses of a choice, predicted."""
+    return math.fsum(c.loss for c in chosen.values())
 
 
 def allocate(candidates: Mapping[str, Sequence[Candidate]], save: float,

@@ -13,7 +13,7 @@ from onnxslim1x1.runtime.hardware import Environment, environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import model_shelf
-from onnxslim1x1.search.allocate import saved_seconds
+from onnxslim1x1.search.allocate import saved_seconds, total_loss
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.pipeline import (
     DROP_WITH_DATA,
@@ -187,11 +187,6 @@ def choices(planner: Planner, points: int = POINTS) -> list[Chosen]:
 def total_saved(choice: Chosen) -> float:
     """Seconds per run that a choice saves, predicted."""
     return math.fsum(map(saved_seconds, choice.values()))
-
-
-def total_loss(choice: Chosen) -> float:
-    """Sum of the losses of a choice, predicted."""
-    return math.fsum(candidate.loss for candidate in choice.values())
 
 
 def predicted(planner: Planner, choice: Chosen, *, before: Cost, times: Times) -> FrontPoint:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from onnxslim1x1.errors import InfeasibleBudget, RankError, UnknownLayerError
 from onnxslim1x1.graph.layers import Layer
-from onnxslim1x1.search.allocate import Amount, allocate, saved_macs, saved_params, saved_seconds
+from onnxslim1x1.search.allocate import Amount, allocate, saved_macs, saved_params, saved_seconds, total_loss
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, SkippedLayer
 from onnxslim1x1.search.workbench import Workbench
@@ -160,18 +160,18 @@ class Planner:
 
     def within(self, loss: float, amount: Amount) -> dict[str, Candidate]:
         """The choice that saves most while the predicted losses add up to at most `loss`, explicit ranks included."""
-        left = loss - _total_loss(self._fixed)
+        left = loss - total_loss(self._fixed)
         return self._worth_it(lambda: self._within(left, amount))
 
     def _within(self, loss: float, amount: Amount) -> dict[str, Candidate]:
         strongest = _strongest(self._options, amount)
-        if _total_loss(strongest) <= loss:
+        if total_loss(strongest) <= loss:
             return strongest
         most, low, high, best = math.fsum(map(amount, strongest.values())), 0.0, 1.0, dict[str, Candidate]()
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             found = allocate(self._options, most * middle, amount)
-            if _total_loss(found) <= loss:
+            if total_loss(found) <= loss:
                 low, best = middle, found
             else:
                 high = middle
@@ -268,10 +268,6 @@ def _strongest(options: Options, amount: Amount = saved_macs) -> dict[str, Candi
     """Of every layer the candidate that saves most, if one saves anything."""
     best = {name: max(found, key=amount, default=None) for name, found in options.items()}
     return {name: c for name, c in best.items() if c is not None and amount(c) > 0}
-
-
-def _total_loss(chosen: Mapping[str, Candidate]) -> float:
-    return math.fsum(c.loss for c in chosen.values())
 
 
 def _refusals(bench: Workbench, allowed: set[str]) -> dict[str, Ineligible]:

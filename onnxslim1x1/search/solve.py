@@ -12,11 +12,11 @@ import numpy as np
 from onnxslim1x1.errors import InfeasibleBudget
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches
-from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_seconds
+from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_seconds, total_loss
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, Promise, SkippedLayer
 from onnxslim1x1.search.planner import Planner
-from onnxslim1x1.search.reconstruction import FitSettings, Reconstruction, Steps, assembled, reconstruct
+from onnxslim1x1.search.reconstruction import FitSettings, Reconstruction, Steps, assembled, reconstruct, symmetric
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvFactor, ConvSpec, Factorization
 from onnxslim1x1.strategies import by_name
@@ -127,7 +127,7 @@ class Solver:
         asked, chosen = self._budget, kept.chosen
         promise = Promise(
             max_drop=asked.max_drop, held_out_drop=kept.drop, held_out_loss=kept.made.loss,
-            predicted_loss=_total_loss(chosen) if self._held_out else None, target_speedup=asked.target_speedup,
+            predicted_loss=total_loss(chosen) if self._held_out else None, target_speedup=asked.target_speedup,
             measured_speedup=None if asked.target_speedup is None else self._speed(chosen))
         return Solution(layers=kept.made.layers, skipped=self._planner.selection(chosen).skipped,
                         factors=kept.made.factors, promise=promise)
@@ -164,7 +164,7 @@ class Solver:
         less = self._planner.explicit
         for exponent in (2, 1):  # the second one only where the first leaves nothing at all
             shrunk = min(max((self._budget.max_drop / found.drop) ** exponent, _SHRUNK[0]), _SHRUNK[1])
-            less = self._planner.within(_total_loss(found.chosen) * shrunk, _amount(self._budget))
+            less = self._planner.within(total_loss(found.chosen) * shrunk, _amount(self._budget))
             if less != self._planner.explicit:
                 break
         return less
@@ -231,8 +231,7 @@ class Solver:
     def _fit(self, chosen: Chosen, steps: Steps, settings: FitSettings) -> Reconstruction:
         layers = self._planner.selection(chosen).layers
         if self._fitting is None or self._held_out is None:
-            return Reconstruction(layers=layers, factors={
-                p.layer: self._bench.factors(p.layer, p.strategy, p.ranks) for p in layers})
+            return Reconstruction(layers=layers, factors=symmetric(self._bench, layers))
         return reconstruct(self._bench, layers, self._fitting, self._held_out.loss, steps=steps, settings=settings)
 
 
@@ -241,10 +240,6 @@ def _amount(budget: Budget) -> Amount:
     if budget.target_macs is not None:
         return saved_macs
     return saved_seconds if budget.target_params is None else saved_params
-
-
-def _total_loss(chosen: Chosen) -> float:
-    return math.fsum(c.loss for c in chosen.values())
 
 
 def placeholders(bench: Workbench, chosen: Mapping[str, Candidate]) -> dict[str, Factorization]:
