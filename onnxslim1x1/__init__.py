@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         RewritePlan,
         RunOptions,
         SlimResult,
-        Steps,
         ValidationSettings,
         analyze,
         apply,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult", "Steps",
+__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
            "ValidationSettings", "__version__", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim",
            "validate"]
 

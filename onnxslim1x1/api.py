@@ -51,7 +51,6 @@ from onnxslim1x1.search.plan_check import (
     require_model,
 )
 from onnxslim1x1.search.plan_file import load_plan, save_plan
-from onnxslim1x1.search.reconstruction import Steps
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost
 
@@ -208,7 +207,7 @@ def apply(source: Source, plan: RewritePlan | str | Path, output: Path | str | N
           calibration: DataOptions | Path | str | None = None, run: RunOptions | None = None) -> RewriteResult:
     """Carry out a plan.
 
-    Only layers, families, ranks, weightings and fits count; errors and costs are computed anew, in case it was edited.
+    Only layers, families, ranks, weightings and refits count; errors and costs are computed anew, in case of an edit.
 
     Args:
         source: the model that the plan was made for.
@@ -273,7 +272,7 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
 
 def slim(source: Source, output: Path | str | None = None, *, budget: Budget | None = None,
          calibration: DataOptions | None = None, run: RunOptions | None = None,
-         check: Check | None = DEFAULT_CHECK, steps: Steps | None = None) -> SlimResult:
+         check: Check | None = DEFAULT_CHECK) -> SlimResult:
     """Make a model faster: plan, apply, validate and save.
 
     A rewrite that is not measurably faster is taken back (with an explicit target only if it is measurably slower),
@@ -286,7 +285,6 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
         calibration: real inputs that the factors are fitted to, unlabelled.
         run: threads, provider, shapes, seed and progress.
         check: how the result is validated; None skips it.
-        steps: which steps of the reconstruction may be tried; all of them by default.
 
     Raises:
         OutputError: the output cannot be written.
@@ -298,7 +296,7 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
     model = load(source)
     _require_output(target, model)
     subject = Subject.of(model, options)
-    found = make_plan(subject, wanted, calibration, options, steps)
+    found = make_plan(subject, wanted, calibration, options)
     made, done = found.plan, rewrite(subject, found.plan, found.factors)
     report, unchanged = None, None if done.changed else "no layer is worth rewriting"
     with _draft(target, wanted=target is not None or check is not None) as draft:
@@ -392,5 +390,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
         yield None
 
 
-__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult", "Steps",
+__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
            "ValidationSettings", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim", "validate"]

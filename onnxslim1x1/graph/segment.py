@@ -21,8 +21,8 @@ class Segment:
         model: reads `inputs` and writes `outputs`; None if there is nothing to run. Where the whole model does not
             declare the type of an input, float32 is assumed.
         inputs: tensors that it reads.
-        outputs: tensors that it writes and that are wanted, or needed by the rest of the model.
-        kept: of the tensors that were at hand, those that the rest of the model or `wanted` still needs.
+        outputs: tensors that it writes and that are wanted, outputs of the model, or needed by its rest.
+        kept: of the tensors that were at hand, those that are wanted, outputs of the model, or needed by its rest.
         written: every tensor that its nodes write.
     """
 
@@ -51,7 +51,8 @@ def segment(model: Model, *, at_hand: Collection[str], done: Collection[str], wa
     written = {name for node in nodes for name in node.output if name}
     computed = written | set(done) | {""}
     after = [node for node in model.proto.graph.node if not computed.issuperset(node.output)]
-    needed = {name for node in after for name in reads(node)} | set(wanted)
+    asked = {o.name for o in model.proto.graph.output}  # read from outside
+    needed = {name for node in after for name in reads(node)} | asked | set(wanted)
     read = {name for node in nodes for name in reads(node)}
     inputs = tuple(sorted(name for name in at_hand if name in read))
     outputs = tuple(sorted(written & needed))
@@ -100,38 +101,22 @@ def _sparse(model: Model) -> dict[str, onnx.SparseTensorProto]:
     return {t.values.name: t for t in model.proto.graph.sparse_initializer}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Aftermath:
-    """What directly follows a layer, where nothing else reads what it writes.
-
-    Attributes:
-        shortcut: tensor that is added to the layer's output, or None.
-        rectified: whether a ReLU follows (after the addition if there is one).
-    """
-
-    shortcut: str | None = None
-    rectified: bool = False
-
-
-def aftermath(model: Model, layer: Layer, readers: dict[str, list[onnx.NodeProto]]) -> Aftermath:
-    """What directly follows a layer.
+def shortcut_of(model: Model, layer: Layer, readers: dict[str, list[onnx.NodeProto]]) -> str | None:
+    """The tensor that is added to the output of a layer, if nothing else reads that output and it is no constant.
 
     Args:
         model: the model.
         layer: one of its layers.
         readers: by tensor, the nodes that read it (see `readers_of`).
     """
-    fixed = constants(model)
-    outputs = {o.name for o in model.proto.graph.output}
-    following = _only(readers, layer.output, outputs)
-    shortcut = None
-    if following is not None and following.op_type in ("Add", "Sum") and len(following.input) == 2:
-        other = next((name for name in following.input if name != layer.output), None)
-        if other is None or other in fixed:
-            return Aftermath()
-        shortcut = other
-        following = _only(readers, following.output[0], outputs)
-    return Aftermath(shortcut=shortcut, rectified=following is not None and following.op_type == "Relu")
+    following = readers.get(layer.output, [])
+    if len(following) != 1 or layer.output in {o.name for o in model.proto.graph.output}:
+        return None
+    addition, = following
+    if addition.op_type not in ("Add", "Sum") or len(addition.input) != 2:
+        return None
+    other = next((name for name in addition.input if name != layer.output), None)
+    return None if other in constants(model) or other in _sparse(model) else other
 
 
 def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
@@ -141,8 +126,3 @@ def readers_of(nodes: Iterable[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto
         for name in reads(node):
             found.setdefault(name, []).append(node)
     return found
-
-
-def _only(readers: dict[str, list[onnx.NodeProto]], tensor: str, outputs: set[str]) -> onnx.NodeProto | None:
-    found = readers.get(tensor, [])
-    return found[0] if len(found) == 1 and tensor not in outputs else None

@@ -109,7 +109,8 @@ def _collect_wave(model: Model, layers: Sequence[Layer], data: Batches, *, seed:
         for layer in layers:
             images = values[layer.input][:count]
             spec = replace(layer.spec, in_size=images.shape[2:])  # real images may have another size than assumed
-            rows = sample_patches(images, spec, rows_per_image(spec, len(data)), sources[layer.output])
+            per_image = rows_per_image(spec, len(data), per_column=ROWS_PER_COLUMN, least=LEAST_ROWS)
+            rows = sample_patches(images, spec, per_image, sources[layer.output])
             sums[layer.output].add(rows)
         seen += count
         progress(min(seen / len(data), 1.0))
@@ -125,9 +126,9 @@ def with_outputs(model: Model, tensors: Sequence[str]) -> bytes:
     return serialized
 
 
-def rows_per_image(spec: ConvSpec, images: int) -> int:
-    """Positions to sample in each of so many images, for a covariance of the layer's patches."""
-    return math.ceil(max(ROWS_PER_COLUMN * spec.patch, LEAST_ROWS) / images)
+def rows_per_image(spec: ConvSpec, images: int, *, per_column: int, least: int) -> int:
+    """Positions to sample in each of so many images, to get a number of rows per column of the layer's patches."""
+    return math.ceil(max(per_column * spec.patch, least) / images)
 
 
 def _batch_size(model: Model, layers: Sequence[Layer]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
@@ -10,34 +9,38 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxslim1x1.graph.chain import chain_model
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.linalg.moments import MomentAccumulator, Moments
 from onnxslim1x1.runtime.calibration import rows_per_image
-from onnxslim1x1.runtime.patches import Positions, draw_positions, gather_patches, gather_pixels
+from onnxslim1x1.runtime.patches import draw_positions, gather_patches, gather_pixels
 from onnxslim1x1.runtime.replay import Replay
-from onnxslim1x1.runtime.session import create_session, patient_options, run
-from onnxslim1x1.spec import ConvFactor, ConvSpec
+from onnxslim1x1.spec import ConvSpec
 
-Rows = NDArray[np.float32]
+ROWS_PER_COLUMN = 10  # a regression needs more rows than a covariance
+LEAST_ROWS = 40_000
+CHECKED = 4  # every so manieth image checks what was fitted to the others
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LayerPairs:
     """Samples of one layer at common output positions of the original and the rewritten model.
 
+    Rows are (x', t), of length nC + O: input patches of the rewritten model, and targets, which is what the layer
+    should write. With a shortcut that is the sum of the original less the shortcut of the rewritten model, so the layer
+    corrects what the shortcut brings.
+
     Attributes:
-        joint: moments of the rows (x', t): input patches of the rewritten model and targets, (nC + O).
-        targets: t (rows, O): what the layer should write. With a shortcut, sum of the original less the shortcut of the
-            rewritten model, so the layer corrects what the shortcut brings.
-        shortcuts: of the rewritten model (rows, O), or None.
-        positions: output positions of the rows, batch by batch.
+        fitting: moments of the rows of all images but those in `checking`.
+        checking: moments of the rows of every fourth image, or None if there are fewer images than that.
     """
 
-    joint: Moments
-    targets: Rows
-    shortcuts: Rows | None
-    positions: tuple[Positions, ...]
+    fitting: Moments
+    checking: Moments | None
+
+    @property
+    def joint(self) -> Moments:
+        """Moments of all rows."""
+        return self.fitting if self.checking is None else self.fitting.merged(self.checking)
 
 
 def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut: str | None = None,
@@ -54,9 +57,9 @@ def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut
     """
     source = np.random.default_rng([seed, crc32(layer.output.encode()), 1])
     extra = [] if shortcut is None else [shortcut]
-    per_image = rows_per_image(layer.spec, len(rewritten))
-    sums = MomentAccumulator(layer.spec.patch + layer.spec.out_channels)
-    targets, shortcuts, places = [], [], []
+    per_image = rows_per_image(layer.spec, len(rewritten), per_column=ROWS_PER_COLUMN, least=LEAST_ROWS)
+    sums = [MomentAccumulator(layer.spec.patch + layer.spec.out_channels) for _ in range(2)]
+    seen = 0
     for (inputs, *ours), (outputs, *theirs) in zip(rewritten.batches([layer.input, *extra]),
                                                   original.batches([layer.output, *extra]), strict=True):
         spec = sized(layer.spec, inputs)
@@ -66,25 +69,13 @@ def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut
             added, due = (gather_pixels(np.broadcast_to(s, outputs.shape), positions).astype(np.float32)
                           for s in (ours[0], theirs[0]))
             target += due - added
-            shortcuts.append(added)
-        sums.add(np.concatenate([gather_patches(inputs, spec, positions), target], axis=1))
-        targets.append(target)
-        places.append(positions)
-    return LayerPairs(joint=sums.result(), targets=np.concatenate(targets), positions=tuple(places),
-                      shortcuts=np.concatenate(shortcuts) if shortcuts else None)
-
-
-def inner_rows(rewritten: Replay, layer: Layer, factors: Sequence[ConvFactor], positions: Sequence[Positions], *,
-               threads: int = 0) -> Rows:
-    """Input patches of the last factor of a chain, (rows, patch of the last factor), at the rows of `LayerPairs`."""
-    *first, last = factors
-    session = create_session(chain_model(first).SerializeToString(), options=patient_options(threads=threads),
-                             where=layer.name)
-    blocks = []
-    for (inputs,), places in zip(rewritten.batches([layer.input]), positions, strict=True):
-        inner, = run(session, {"x": inputs.astype(np.float32, copy=False)}, where=layer.name)
-        blocks.append(gather_patches(inner, sized(last.spec, inner), places))
-    return np.concatenate(blocks)
+        rows = np.concatenate([gather_patches(inputs, spec, positions), target], axis=1)
+        checked = np.repeat((seen + np.arange(len(inputs))) % CHECKED == CHECKED - 1, positions.shape[1])
+        for kept, accumulator in zip((~checked, checked), sums, strict=True):
+            accumulator.add(rows[kept])
+        seen += len(inputs)
+    fitting, checking = sums
+    return LayerPairs(fitting=fitting.result(), checking=checking.result() if seen >= CHECKED else None)
 
 
 def sized(spec: ConvSpec, images: NDArray[Any]) -> ConvSpec:

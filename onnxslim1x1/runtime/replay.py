@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnxslim1x1.errors import OutputError
 from onnxslim1x1.graph.model import Model
-from onnxslim1x1.graph.segment import segment
+from onnxslim1x1.graph.segment import Segment, segment
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
 from onnxslim1x1.runtime.session import create_session, patient_options, run
 
@@ -79,28 +79,48 @@ class Replay:
             ValueError: a wanted tensor cannot be computed from the tensors at the front.
         """
         part = segment(model, at_hand=self._names, done=self._done, wanted=wanted)
-        if part.model is not None:
-            for info in part.model.graph.input:  # not every model declares the types of its inner tensors
-                dtype = self._read(info.name, 0).dtype
-                info.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-            session = create_session(part.model.SerializeToString(), where=model.where,
-                                     options=patient_options(threads=self._threads))
-            for number in range(len(self._counts)):
-                feeds = {name: self._read(name, number) for name in part.inputs}
-                found = run(session, feeds, outputs=part.outputs, where=model.where)
-                for name, values in zip(part.outputs, found, strict=True):
-                    self._write(name, number, values)
+        for number, found in enumerate(self._run(model, part)):
+            for name, values in found.items():
+                self._write(name, number, values)
         for name in set(self._names) - part.kept - set(part.outputs):
             for number in range(len(self._counts)):
                 self._file(name, number).unlink()
             del self._names[name]
         self._done |= part.written
 
+    def compute(self, model: Model, wanted: Sequence[str]) -> Iterator[list[NDArray[Any]]]:
+        """Values of tensors that a model makes from the front, batch by batch; the front stays where it is.
+
+        Raises:
+            As `advance`.
+        """
+        part = segment(model, at_hand=self._names, done=self._done, wanted=wanted)
+        for number, found in enumerate(self._run(model, part)):
+            yield [self._unpadded(found[n] if n in found else self._read(n, number), number) for n in wanted]
+
     def batches(self, names: Sequence[str]) -> Iterator[list[NDArray[Any]]]:
         """Values of tensors at the front, batch by batch, without what pads a batch."""
-        for number, images in enumerate(self._counts):
-            values = [self._read(name, number) for name in names]
-            yield [v[:images] if images < self._fixed and v.shape[:1] == (self._fixed,) else v for v in values]
+        for number in range(len(self._counts)):
+            yield [self._unpadded(self._read(name, number), number) for name in names]
+
+    def _run(self, model: Model, part: Segment) -> Iterator[dict[str, NDArray[Any]]]:
+        """What a part of a model writes, batch by batch."""
+        if part.model is None:
+            yield from ({} for _ in self._counts)
+            return
+        for info in part.model.graph.input:  # not every model declares the types of its inner tensors
+            dtype = self._read(info.name, 0).dtype
+            info.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+        session = create_session(part.model.SerializeToString(), where=model.where,
+                                 options=patient_options(threads=self._threads))
+        for number in range(len(self._counts)):
+            feeds = {name: self._read(name, number) for name in part.inputs}
+            found = run(session, feeds, outputs=part.outputs, where=model.where)
+            yield dict(zip(part.outputs, found, strict=True))
+
+    def _unpadded(self, values: NDArray[Any], number: int) -> NDArray[Any]:
+        images = self._counts[number]
+        return values[:images] if images < self._fixed and values.shape[:1] == (self._fixed,) else values
 
     def __len__(self) -> int:
         return sum(self._counts)

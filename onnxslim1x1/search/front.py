@@ -27,7 +27,7 @@ from onnxslim1x1.search.pipeline import (
 )
 from onnxslim1x1.search.plan import Budget, PlannedData, PlannedLayer, PlannedModel, SkippedLayer, cost_after
 from onnxslim1x1.search.planner import Planner, matching
-from onnxslim1x1.search.reconstruction import Steps, assembled
+from onnxslim1x1.search.reconstruction import assembled
 from onnxslim1x1.search.solve import Clock, placeholders
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost, Factorization
@@ -147,7 +147,7 @@ def explore(subject: Subject, budget: Budget, calibration: DataOptions | None, o
     matching(subject.layers, budget)  # a pattern that selects nothing is found before the images are read
     data = None if calibration is None else Calibration.of(calibration, subject)
     # a drop is what sensitivities and times are collected for; no point is held to it
-    ground = groundwork(subject, replace(budget, max_drop=DROP_WITH_DATA), data=data, options=options, steps=Steps())
+    ground = groundwork(subject, replace(budget, max_drop=DROP_WITH_DATA), data=data, options=options)
     shelf, clock, before = _shelf(subject, data, options), WholeModel(subject, options), total_cost(subject.layers)
     times = _times(clock, subject, shelf)
     chosen = choices(ground.planner)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -42,7 +44,7 @@ from onnxslim1x1.search.plan import (
     cost_after,
 )
 from onnxslim1x1.search.planner import Measure, Planner, matching
-from onnxslim1x1.search.reconstruction import FitSettings, Steps, reconstruct, symmetric
+from onnxslim1x1.search.reconstruction import FitSettings, carry_out, symmetric
 from onnxslim1x1.search.sensitivity import measure_sensitivities
 from onnxslim1x1.search.solve import HeldOut, Solver
 from onnxslim1x1.search.workbench import Workbench
@@ -54,7 +56,8 @@ ERROR_WITHOUT_DATA = 0.05  # of the weights: conservative, since nothing tells w
 FROM_WEIGHTS = "weights"
 
 _SENSITIVITY_CODE = ("linalg", "strategies", "graph", "runtime/calibration.py", "runtime/patches.py",
-                     "runtime/gradients.py", "runtime/loss.py", "search/sensitivity.py", "search/candidates.py")
+                     "runtime/gradients.py", "runtime/loss.py", "runtime/replay.py", "search/sensitivity.py",
+                     "search/candidates.py")
 _TIMING = BenchmarkSettings(budget_s=2.0, warmup_s=0.2)
 _LEAST_TO_DIVIDE = 40  # fewer images serve for fitting and for judging alike
 _JUDGED_MACS = 1.2e11  # a measured loss costs about a second of one core, whatever the model
@@ -142,8 +145,7 @@ class Made:
     factors: Mapping[str, Factorization]
 
 
-def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None, options: RunOptions,
-              steps: Steps | None = None) -> Made:
+def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None, options: RunOptions) -> Made:
     """Decide what to rewrite, and find the factors.
 
     Raises:
@@ -153,11 +155,10 @@ def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None,
     matching(subject.layers, budget)  # a pattern that selects nothing is found before the images are read
     data = None if calibration is None else Calibration.of(calibration, subject)
     budget = _completed(budget, data)
-    chosen = steps or Steps()
-    ground = groundwork(subject, budget, data=data, options=options, steps=chosen)
+    ground = groundwork(subject, budget, data=data, options=options)
     solver = Solver(ground.bench, ground.planner, budget, clock=WholeModel(subject, options),
                     held_out=ground.held_out, fitting=None if data is None else data.fitting)
-    found = solver.solve(chosen, FitSettings(seed=options.seed, threads=options.threads), options.stage)
+    found = solver.solve(FitSettings(seed=options.seed, threads=options.threads), options.stage)
     before = total_cost(subject.layers)
     plan = RewritePlan(
         tool=f"onnxslim1x1 {__version__}", model=PlannedModel.of(subject.source), seed=options.seed,
@@ -192,14 +193,13 @@ class Groundwork:
     held_out: HeldOut | None
 
 
-def groundwork(subject: Subject, budget: Budget, *, data: Calibration | None, options: RunOptions,
-               steps: Steps) -> Groundwork:
+def groundwork(subject: Subject, budget: Budget, *, data: Calibration | None, options: RunOptions) -> Groundwork:
     """Collect statistics, sensitivities and times, as far as the budget needs them.
 
     Raises:
         As `make_plan`.
     """
-    bench, held_out = _measured_bench(subject, budget, data, options, steps)
+    bench, held_out = _measured_bench(subject, budget, data, options)
     planner = Planner(bench, budget, measure=measured(options), progress=options.stage("factorising"))
     if budget.needs_times:
         planner.timed(lambda spec: time_chain((spec,), threads=options.threads, provider=options.provider,
@@ -207,13 +207,12 @@ def groundwork(subject: Subject, budget: Budget, *, data: Calibration | None, op
     return Groundwork(bench=bench, planner=planner, held_out=held_out)
 
 
-def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None, options: RunOptions,
-                    steps: Steps) -> tuple[Workbench, HeldOut | None]:
+def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None,
+                    options: RunOptions) -> tuple[Workbench, HeldOut | None]:
     """The bench with statistics and sensitivities, and what judges on held-out images."""
     block = channel_block(options.provider)
     fitted = _reachable(subject, budget, block)
-    weighed = fitted if steps.weighting else ()
-    bench = workbench(subject, fitted, data, options, weighed=weighed)
+    bench = workbench(subject, fitted, data, options, weighed=fitted)
     if data is None:
         return bench, None
     model = subject.prepared.model
@@ -221,7 +220,9 @@ def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None, 
     if budget.max_drop is not None or budget.has_target:
         shelf = judged_shelf(subject, data, options)
         layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]
-        measure_sensitivities(bench, layers, judge, shelf=shelf, progress=options.stage("sensitivity"))
+        with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
+            measure_sensitivities(bench, layers, judge.along(model, Path(folder)), shelf=shelf,
+                                  progress=options.stage("sensitivity"))
     promised = judge if budget.max_drop is None else HeldOutLoss(model, data.promised, threads=options.threads)
     return bench, HeldOut(loss=judge, drop=promised.drop)
 
@@ -335,7 +336,7 @@ def workbench(subject: Subject, fitted: Sequence[Layer], data: Calibration | Non
 
 def factors_of(plan: RewritePlan, bench: Workbench, data: Calibration | None,
                options: RunOptions) -> Mapping[str, Factorization]:
-    """Factors of a plan, with the fits that it names.
+    """Factors of a plan, with the refits that it names.
 
     Raises:
         RankError: a rank is out of range.
@@ -344,7 +345,7 @@ def factors_of(plan: RewritePlan, bench: Workbench, data: Calibration | None,
     if data is None:
         return symmetric(bench, plan.layers)
     settings = FitSettings(seed=plan.seed, threads=options.threads, progress=options.stage("reconstruction"))
-    return reconstruct(bench, plan.layers, data.fitting, None, settings=settings).factors
+    return carry_out(bench, plan.layers, data.fitting, settings)
 
 
 def rewrite(subject: Subject, plan: RewritePlan, factors: Mapping[str, Factorization]) -> RewriteResult:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.graph.model import Model
@@ -22,10 +22,6 @@ from onnxslim1x1.spec import Cost, Ints
 
 PLAN_SCHEMA_VERSION = 1
 
-FitStep = Literal["asymmetric", "rectified", "matched"]
-ASYMMETRIC: FitStep = "asymmetric"
-RECTIFIED: FitStep = "rectified"
-MATCHED: FitStep = "matched"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,11 +96,24 @@ class Budget:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Refit:
+    """How the weights of a layer are fitted to what the rewritten model feeds it, before they are factorised.
+
+    Attributes:
+        ridge: how strongly they are held to the original ones, relative to the mean variance of the inputs.
+        residual: whether they also correct the error of the shortcut that is added to the layer's output.
+    """
+
+    ridge: float
+    residual: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedLayer:
     """One layer that is rewritten.
 
-    Name, family, ranks, weighting and fit are what `apply` carries out. The rest is what is expected of it, for
-    readers: `apply` computes it anew, and forgets what it does not compute (every field with the default None).
+    Name, family, ranks, weighting and refit are what `apply` carries out. The rest is what is expected of it, for
+    readers: `apply` computes it anew, and forgets the speed-up, which it does not measure.
 
     Attributes:
         layer: name.
@@ -115,9 +124,8 @@ class PlannedLayer:
         after: cost of the chain.
         speedup: measured time of the layer alone, old over new, or None if it was not measured.
         weighted: whether its output directions were weighted by what the network does with them.
-        fit: steps that improved the factors, in this order: fitted to what the layer reads in the rewritten model
-            (asymmetric), to what the ReLU behind it lets through (rectified), variance of the outputs restored
-            (matched). Without any, the factors come from the statistics of the original model.
+        refit: how its weights are fitted to what it reads in the rewritten model; null: the factors come from the
+            statistics of the original model alone.
     """
 
     layer: str
@@ -128,7 +136,7 @@ class PlannedLayer:
     after: Cost
     speedup: float | None = None
     weighted: bool = False
-    fit: tuple[FitStep, ...] = ()
+    refit: Refit | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
 
 from onnxslim1x1 import __version__
 from onnxslim1x1.errors import OptionError, PlanMismatchError, RankError
@@ -17,9 +16,6 @@ from onnxslim1x1.runtime.options import DataOptions
 from onnxslim1x1.search.hints import did_you_mean
 from onnxslim1x1.search.pipeline import Subject, total_cost
 from onnxslim1x1.search.plan import (
-    ASYMMETRIC,
-    RECTIFIED,
-    FitStep,
     PlannedData,
     PlannedLayer,
     Promise,
@@ -32,7 +28,6 @@ from onnxslim1x1.strategies import STRATEGIES, by_name
 from onnxslim1x1.strategies.base import require_ranks
 
 _MOST_THREADS = 1024
-_STEPS: tuple[FitStep, ...] = get_args(FitStep)  # in the order in which they are carried out
 _DECISIVE = ("cpu", "onnxruntime")  # what the last digits, and the best ranks, depend on
 
 
@@ -50,7 +45,7 @@ def require_model(plan: RewritePlan, model: Model) -> None:
 
 
 def require_fit(plan: RewritePlan, layers: Sequence[Layer], where: str) -> None:
-    """Refuse what an edit may have broken: names, families, ranks, fits, seed and threads.
+    """Refuse what an edit may have broken: names, families, ranks, refits, seed and threads.
 
     Raises:
         PlanMismatchError: with the place in the plan; `where` names the plan.
@@ -69,7 +64,7 @@ def require_fit(plan: RewritePlan, layers: Sequence[Layer], where: str) -> None:
     for number, planned in enumerate(plan.layers):
         place = f"{where}: layers[{number}]"
         _require_rewritable(planned, known[planned.layer], place)
-        _require_steps(planned, f"{place}.fit", has_data=plan.data is not None)
+        _require_refit(planned, f"{place}.refit", has_data=plan.data is not None)
     if plan.seed < 0:
         raise PlanMismatchError(f"{where}: seed: {plan.seed} is negative; 0 is the least")
     for place, threads in (("environment.threads", plan.environment.threads), ("blas_threads", plan.blas_threads)):
@@ -93,20 +88,15 @@ def _require_rewritable(planned: PlannedLayer, layer: Layer, where: str) -> None
         raise PlanMismatchError(f"{where}.ranks: {error}") from error
 
 
-def _require_steps(planned: PlannedLayer, where: str, *, has_data: bool) -> None:
-    fit, order = planned.fit, ", ".join(_STEPS)
-    if unknown := [step for step in fit if step not in _STEPS]:
-        raise PlanMismatchError(f"{where}: unknown step {unknown[0]}{did_you_mean(unknown[0], _STEPS)}")
-    if twice := [step for step in fit if fit.count(step) > 1]:
-        raise PlanMismatchError(f"{where}: {twice[0]} stands there {fit.count(twice[0])} times; once is enough")
-    if list(fit) != [step for step in _STEPS if step in fit]:
-        raise PlanMismatchError(f"{where}: {', '.join(fit)} cannot be carried out in this order; write {order}, or "
-                                "some of these")
-    if RECTIFIED in fit and ASYMMETRIC not in fit:
-        raise PlanMismatchError(f"{where}: {RECTIFIED} refits what {ASYMMETRIC} has fitted; add {ASYMMETRIC} before it")
-    if fit and not has_data:
-        raise PlanMismatchError(f"{where}: {', '.join(fit)} needs calibration data, but the plan names none; leave it "
-                                "empty, or make a new plan with data")
+def _require_refit(planned: PlannedLayer, where: str, *, has_data: bool) -> None:
+    if planned.refit is None:
+        return
+    if planned.refit.ridge <= 0:
+        raise PlanMismatchError(f"{where}.ridge: {planned.refit.ridge:g} is not positive; 0.03 is weak, and 5 all but "
+                                "keeps the weights")
+    if not has_data:
+        raise PlanMismatchError(f"{where}: needs calibration data, but the plan names none; set it to null, or make a "
+                                "new plan with data")
 
 
 def planned_data(plan: RewritePlan, given: DataOptions | str | Path | None, where: str) -> DataOptions | None:
@@ -180,8 +170,7 @@ def refreshed(plan: RewritePlan, subject: Subject, bench: Workbench) -> RewriteP
 def _predicted(planned: PlannedLayer, bench: Workbench) -> PlannedLayer:
     layer = bench.layers[planned.layer]
     found = bench.candidate(layer, by_name(planned.strategy), planned.ranks)
-    unknown: dict[str, Any] = {item.name: None for item in fields(planned) if item.default is None}
-    return replace(planned, error=found.error, before=layer.spec.cost, after=found.cost, **unknown)
+    return replace(planned, error=found.error, before=layer.spec.cost, after=found.cost, speedup=None)
 
 
 def differences(plan: RewritePlan, here: Environment) -> tuple[str, ...]:

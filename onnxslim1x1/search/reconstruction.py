@@ -2,16 +2,19 @@
 
 Two tracks of the calibration data go through the original and through the rewritten model, from layer to layer in graph
 order. At each layer the targets come from the original and the inputs from the rewritten model (asymmetric
-reconstruction, Zhang et al. 2016, section 3.3); a layer in front of an addition also corrects what the shortcut brings,
-and a ReLU behind the layer is taken into account. What does not lower the loss on held-out images is not kept.
+reconstruction, Zhang et al. 2016, section 3.3), and a layer in front of an addition also corrects what the shortcut
+brings. A ridge holds the weights to the original ones; how strongly is decided layer by layer, by images that the fit
+does not see.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,43 +24,49 @@ from onnxslim1x1.graph.edit import GraphEdit, reads
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.rewrite import replace_layer
-from onnxslim1x1.graph.segment import Aftermath, aftermath, readers_of
-from onnxslim1x1.linalg.refit import Affine, match_moments, refit_behind_relu, regress
+from onnxslim1x1.graph.segment import readers_of, shortcut_of
+from onnxslim1x1.linalg.refit import best_ridge, regress
 from onnxslim1x1.runtime.calibration import Batches
-from onnxslim1x1.runtime.pairs import LayerPairs, collect_pairs, inner_rows
+from onnxslim1x1.runtime.pairs import LayerPairs, collect_pairs
 from onnxslim1x1.runtime.replay import Replay
-from onnxslim1x1.search.plan import ASYMMETRIC, MATCHED, RECTIFIED, FitStep, PlannedLayer
+from onnxslim1x1.search.plan import PlannedLayer, Refit
 from onnxslim1x1.search.workbench import Workbench
-from onnxslim1x1.spec import ConvFactor, Factorization
+from onnxslim1x1.spec import Factorization
 from onnxslim1x1.strategies import by_name
 from onnxslim1x1.strategies.base import kernel_of, patch_matrix
 
-Judge = Callable[[Model], float]
 Progress = Callable[[float], None]
-Fit = tuple[FitStep, ...]
+Along = Callable[[Model, Layer], float]
 
-_RIDGE = 0.03  # of the mean variance: a few hundred images fit more than they know; 0.01 costs 3 % more KL on others
-_ROWS_PER_INPUT = 5
-_LEAST_ROWS = 6000
+_RIDGE = 1.0  # where there are too few images to decide about it
+_TOLERATED = 1.1  # by how much a refit may exceed the least loss so far: others behind it often make up for it
+
+
+class Judge(Protocol):
+    """Loss of models on held-out images."""
+
+    def __call__(self, model: Model) -> float:
+        """Loss of a model."""
+        ...
+
+    def along(self, model: Model, folder: Path) -> Along:
+        """The same for models that differ from the last one only from a layer on; layers come in graph order."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Steps:
-    """Which steps of the reconstruction may be tried; for ablations.
+class FitSettings:
+    """How a reconstruction runs.
 
     Attributes:
-        weighting: weigh output directions by the covariance of the gradient.
-        asymmetric: fit inputs of the rewritten model to outputs of the original one.
-        residual: a layer in front of an addition corrects what the shortcut brings (with `asymmetric`).
-        rectified: refit the last factor to what a ReLU behind it lets through (with `asymmetric`).
-        matched: give outputs back half of the deviation that a least-squares fit takes (with `asymmetric`).
+        seed: of the sampled positions.
+        threads: intra-op threads.
+        progress: is told the fraction that is done.
     """
 
-    weighting: bool = True
-    asymmetric: bool = True
-    residual: bool = True
-    rectified: bool = True
-    matched: bool = True
+    seed: int = 0
+    threads: int = 0
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -65,7 +74,7 @@ class Reconstruction:
     """Factors of the planned layers.
 
     Attributes:
-        layers: as planned, with the fit that was kept.
+        layers: as planned, with the refit that was kept.
         factors: by layer name.
         loss: of the model with these factors on the held-out images, or None if there was no judge.
     """
@@ -92,161 +101,135 @@ def symmetric(bench: Workbench, layers: Sequence[PlannedLayer]) -> dict[str, Fac
     return {p.layer: bench.factors(p.layer, p.strategy, p.ranks) for p in layers}
 
 
-def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches, judge: Judge | None, *,
-                steps: Steps | None = None, settings: FitSettings | None = None) -> Reconstruction:
-    """Factors for planned layers, each fit kept only where the loss on held-out images falls.
+def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches, judge: Judge, *,
+                settings: FitSettings | None = None) -> Reconstruction:
+    """Factors for planned layers, convolutions fitted anew where that serves held-out images.
+
+    A refit that raises their loss by more than a tenth is not kept; if the loss is not lower than without any refit in
+    the end, none is.
 
     Args:
         bench: the layers with their statistics.
         layers: what was planned, in graph order.
         data: images to fit to.
-        judge: loss of a model on held-out images; without it every layer gets the fit that its plan names.
-        steps: what may be tried.
+        judge: loss of a model on held-out images.
         settings: seed, threads and progress.
 
     Raises:
         RankError: a rank is out of range.
-        PlanMismatchError: there is no judge, and a fit of the plan does not suit its layer.
         RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
     """
-    return _Pass(bench, layers, judge, steps or Steps(), settings or FitSettings()).run(data)
+    plain = symmetric(bench, layers)
+    before = judge(assembled(bench, plain))
+    kept = Reconstruction(layers=tuple(replace(p, refit=None) for p in layers), factors=plain, loss=before)
+    walk = _Walk(bench, layers, plain, settings or FitSettings(), judge=judge, loss=before)
+    if not walk.pending:
+        return kept
+    walk.run(data)
+    loss = judge(assembled(bench, walk.factors))
+    if not loss < before:  # nor if it is no number
+        return kept
+    return Reconstruction(layers=tuple(replace(p, refit=walk.refits.get(p.layer)) for p in layers),
+                          factors=walk.factors, loss=loss)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitSettings:
-    """How a reconstruction runs.
+def carry_out(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
+              settings: FitSettings | None = None) -> Mapping[str, Factorization]:
+    """Factors of a plan, with the refits that it names.
+
+    Raises:
+        RankError: a rank is out of range.
+        PlanMismatchError: a refit of the plan does not suit its layer.
+        RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
+    """
+    walk = _Walk(bench, layers, symmetric(bench, layers), settings or FitSettings())
+    walk.run(data)
+    return walk.factors
+
+
+class _Walk:
+    """One walk through the layers, which decides about their refits with a judge, or carries out what is planned.
 
     Attributes:
-        seed: of the sampled positions.
-        threads: intra-op threads.
-        progress: is told the fraction that is done.
+        pending: convolutions that are still to come. Those that are not fitted are walked through just the same, so
+            that every bit repeats when a plan is carried out.
+        factors: by name, those of layers that were fitted already renewed.
+        refits: what was done, by name.
     """
 
-    seed: int = 0
-    threads: int = 0
-    progress: Progress | None = None
-
-
-class _Pass:
-    """One walk through the layers."""
-
-    def __init__(self, bench: Workbench, layers: Sequence[PlannedLayer], judge: Judge | None, steps: Steps,
-                 settings: FitSettings) -> None:
-        self._bench, self._judge, self._steps, self._settings = bench, judge, steps, settings
+    def __init__(self, bench: Workbench, layers: Sequence[PlannedLayer], factors: Mapping[str, Factorization],
+                 settings: FitSettings, *, judge: Judge | None = None, loss: float = math.inf) -> None:
+        self._bench, self._settings, self._judge, self._least = bench, settings, judge, loss
         self._planned = {p.layer: p for p in layers}
-        self._factors = symmetric(bench, layers)
-        self._fits: dict[str, Fit] = dict.fromkeys(self._factors, ())
-        self._loss = judge(assembled(bench, self._factors)) if judge else None
+        self.factors, self.refits = dict(factors), dict[str, Refit]()
+        self.pending = [layer for name, layer in bench.layers.items()
+                        if name in self._planned and layer.op_type == "Conv"]
+        if judge is None:
+            self._require_convolutions()
 
-    def run(self, data: Batches) -> Reconstruction:
-        planned = [layer for name, layer in self._bench.layers.items() if name in self._planned]
-        pending = [layer for layer in planned if layer.op_type == "Conv"]
-        if any(self._may_change(layer) for layer in pending):
-            with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
-                tracks = _Tracks(self._bench, data, Path(folder), self._settings.threads)
-                if planned[0] is not pending[0]:
-                    tracks.part()  # dense layers in front are not fitted anew, but they do change what follows
-                for number, layer in enumerate(pending):
-                    model = assembled(self._bench, self._factors)
-                    follow = tracks.advance(model, layer, [x.output for x in pending[number:]],
-                                            residual=self._steps.residual)
-                    if self._may_change(layer):
-                        self._choose(layer, follow, tracks)
-                    if self._settings.progress:
-                        self._settings.progress((number + 1) / len(pending))
-        if self._judge is None:
-            self._require_planned()
-        layers = tuple(replace(p, fit=self._fits[name]) for name, p in self._planned.items())
-        return Reconstruction(layers=layers, factors=self._factors, loss=self._loss)
-
-    def _require_planned(self) -> None:
+    def _require_convolutions(self) -> None:
         for name, planned in self._planned.items():
-            if self._fits[name] != planned.fit:
-                done = ", ".join(self._fits[name]) or "nothing of that"
-                raise PlanMismatchError(
-                    f"{self._bench.model.where}: layer {name} cannot be fitted as planned ({', '.join(planned.fit)}), "
-                    f"only {done}: {RECTIFIED} needs a convolution and, behind it, a ReLU that reads nothing of what "
-                    "is rewritten later; edit its fit")
+            if planned.refit is not None and self._bench.layers[name] not in self.pending:
+                self._refuse(name, "it is not a convolution; set its refit to null")
 
-    def _may_change(self, layer: Layer) -> bool:
-        """Whether a layer is fitted anew; all others are walked through just the same, so that every bit repeats."""
-        if self._judge is None:
-            return self._planned[layer.name].fit != ()
-        return self._steps.asymmetric
+    @property
+    def _is_over(self) -> bool:
+        return not any(self._judge or self._planned[layer.name].refit for layer in self.pending)
 
-    def _choose(self, layer: Layer, follow: Aftermath, tracks: _Tracks) -> None:
-        pairs = collect_pairs(tracks.original, tracks.rewritten, layer, shortcut=follow.shortcut,
-                              seed=self._settings.seed)
-        name, wanted = layer.name, self._planned[layer.name].fit
-        sample = _Sample(layer, pairs, tracks.rewritten, self._settings.threads)
-        if self._judge is not None or ASYMMETRIC in wanted:
-            option = self._asymmetric(layer, pairs)
-            self._consider(name, (ASYMMETRIC,), option)
-            visible = follow.rectified and (follow.shortcut is None or pairs.shortcuts is not None)
-            if self._steps.rectified and visible and (self._judge is not None or RECTIFIED in wanted):
-                self._consider(name, (ASYMMETRIC, RECTIFIED), sample.rectified(option))
-        if self._steps.matched and (self._judge is not None or MATCHED in wanted):
-            self._consider(name, (*self._fits[name], MATCHED), sample.matched(self._factors[name]))
+    def run(self, data: Batches) -> None:
+        """Fit what is pending."""
+        if self._is_over:
+            return
+        total = len(self.pending)
+        with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
+            tracks = _Tracks(self._bench, data, Path(folder), self._settings.threads)
+            along = self._judge.along(self._bench.model, Path(folder) / "judging") if self._judge else None
+            if next(name for name in self._bench.layers if name in self._planned) != self.pending[0].name:
+                tracks.part()  # what is rewritten in front is not fitted anew, but it does change what follows
+            while not self._is_over:
+                self._visit(self.pending[0], tracks, along)
+                self.pending.pop(0)
+                if self._settings.progress:
+                    self._settings.progress(1 - len(self.pending) / total)
 
-    def _consider(self, name: str, fit: Fit, option: Factorization) -> None:
-        """Keep an option if it lowers the loss, or if the plan asks for it or for what is built on it."""
-        if self._judge is None:
-            better = self._planned[name].fit[:len(fit)] == fit
-        else:
-            loss = self._judge(assembled(self._bench, self._factors | {name: option}))
-            better = self._loss is None or loss < self._loss
-            self._loss = loss if better else self._loss
-        if better:
-            self._factors[name], self._fits[name] = option, fit
-
-    def _asymmetric(self, layer: Layer, pairs: LayerPairs) -> Factorization:
+    def _visit(self, layer: Layer, tracks: _Tracks, along: Along | None) -> None:
         planned = self._planned[layer.name]
-        fitted = regress(pairs.joint, patch_matrix(self._bench.weight(layer)), ridge=_RIDGE)
+        wanted = planned.refit if along is None else None
+        shortcut = tracks.shortcut(layer, [x.output for x in self.pending])
+        if wanted and wanted.residual and shortcut is None:
+            self._refuse(layer.name, "nothing is added to what it writes, or something that is rewritten later; set "
+                                     "residual to false")
+        if wanted and not wanted.residual:
+            shortcut = None
+        tracks.advance(assembled(self._bench, self.factors), layer, shortcut)
+        if along is None and wanted is None:
+            return
+        pairs = collect_pairs(tracks.original, tracks.rewritten, layer, shortcut=shortcut, seed=self._settings.seed)
+        weight = patch_matrix(self._bench.weight(layer))
+        ridge = wanted.ridge if wanted else self._best_ridge(layer, pairs, weight)
+        fitted = regress(pairs.joint, weight, ridge=ridge)
         found = by_name(planned.strategy).decompose(layer.spec, kernel_of(fitted.map.matrix, layer.spec),
                                                     fitted.map.bias, fitted.inputs, self._bench.weighting(layer))
-        return found.truncate(planned.ranks)
+        self._keep(layer, found.truncate(planned.ranks), Refit(ridge=ridge, residual=shortcut is not None), along)
 
+    def _keep(self, layer: Layer, found: Factorization, refit: Refit, along: Along | None) -> None:
+        """Take new factors, unless the judge is against them."""
+        fitted = self.factors | {layer.name: found}
+        if along is not None:
+            loss = along(assembled(self._bench, fitted), layer)
+            if not loss <= _TOLERATED * self._least:  # nor if it is no number
+                return
+            self._least = min(self._least, loss)
+        self.factors, self.refits[layer.name] = fitted, refit
 
-class _Sample:
-    """What the last factor of a layer reads and what it should write, at sampled positions."""
+    def _best_ridge(self, layer: Layer, pairs: LayerPairs, weight: NDArray[np.float64]) -> float:
+        if pairs.checking is None:
+            return _RIDGE
+        weighting = self._bench.weighting(layer)
+        return best_ridge(pairs.fitting, pairs.checking, weight, root=None if weighting is None else weighting.root())
 
-    def __init__(self, layer: Layer, pairs: LayerPairs, track: Replay, threads: int) -> None:
-        self._layer, self._pairs, self._track, self._threads = layer, pairs, track, threads
-        self._known: tuple[tuple[ConvFactor, ...], NDArray[np.float32]] | None = None
-
-    def _rows(self, found: Factorization) -> NDArray[np.float32]:
-        first = found.factors[:-1]
-        if self._known is None or not _same(self._known[0], first):
-            self._known = first, inner_rows(self._track, self._layer, found.factors, self._pairs.positions,
-                                            threads=self._threads)
-        return self._known[1]
-
-    def rectified(self, found: Factorization) -> Factorization:
-        """The last factor refitted to what the ReLU behind the layer lets through."""
-        rows, shortcuts = self._rows(found), self._pairs.shortcuts
-        step = max(1, len(rows) // max(_ROWS_PER_INPUT * rows.shape[1], _LEAST_ROWS))  # enough for the refit
-        better = refit_behind_relu(rows[::step], self._pairs.targets[::step], _last(found), ridge=_RIDGE,
-                                   shortcuts=None if shortcuts is None else shortcuts[::step])
-        return _with_last(found, better)
-
-    def matched(self, found: Factorization) -> Factorization:
-        """The last factor with the mean, and half of the missing deviation, of the targets restored."""
-        return _with_last(found, match_moments(self._rows(found), self._pairs.targets, _last(found)))
-
-
-def _same(one: Sequence[ConvFactor], other: Sequence[ConvFactor]) -> bool:
-    return all(a is b for a, b in zip(one, other, strict=True))
-
-
-def _last(found: Factorization) -> Affine:
-    last = found.factors[-1]
-    return Affine(matrix=patch_matrix(last.weight), bias=np.asarray(last.bias, np.float64))
-
-
-def _with_last(found: Factorization, last: Affine) -> Factorization:
-    *first, old = found.factors
-    new = ConvFactor(role=old.role, spec=old.spec, weight=kernel_of(last.matrix, old.spec), bias=last.bias)
-    return replace(found, factors=(*first, new))
+    def _refuse(self, name: str, reason: str) -> None:
+        raise PlanMismatchError(f"{self._bench.model.where}: layer {name} cannot be refitted as planned: {reason}")
 
 
 class _Tracks:
@@ -269,22 +252,22 @@ class _Tracks:
         self._rewritten = self.original.fork(self._folder / "rewritten")
         return self._rewritten
 
-    def advance(self, rewritten: Model, layer: Layer, pending: Sequence[str], *, residual: bool) -> Aftermath:
-        """Take both models to a layer; returns what follows it, the addition only if it can be corrected for."""
-        follow = aftermath(self._model, layer, self._readers)
-        if follow.shortcut and not (residual and self._is_ready(follow.shortcut, pending)):
-            follow = Aftermath()
-        extra = [follow.shortcut] if follow.shortcut else []
+    def shortcut(self, layer: Layer, pending: Sequence[str]) -> str | None:
+        """What is added to the output of a layer, if no layer that writes a pending tensor has a part in it."""
+        found = shortcut_of(self._model, layer, self._readers)
+        return found if found and self._is_ready(found, pending) else None
+
+    def advance(self, rewritten: Model, layer: Layer, shortcut: str | None) -> None:
+        """Take both models to a layer."""
+        extra = [shortcut] if shortcut else []
         track = self._rewritten
         if track is None:
             self.original.advance(self._model, [layer.input])
             track = self.part()
         self.original.advance(self._model, [layer.output, *extra])
         track.advance(rewritten, [layer.input, *extra])
-        return follow
 
     def _is_ready(self, shortcut: str, pending: Sequence[str]) -> bool:
-        """Whether no layer that is still to be fitted, or that reads this one, has a part in the shortcut."""
         found = {shortcut}
         for node in reversed(self._model.proto.graph.node):
             if found.intersection(node.output):

@@ -15,7 +15,7 @@ from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.loss import LossModel
 from onnxslim1x1.search.workbench import Row, Workbench
 
-Judge = Callable[[Model], float]
+Judge = Callable[[Model, Layer], float]
 Progress = Callable[[float], None]
 
 KIND = "sensitivity"
@@ -34,8 +34,8 @@ def measure_sensitivities(bench: Workbench, layers: Sequence[Layer], judge: Judg
 
     Args:
         bench: the layers; its loss models and weightings are updated.
-        layers: those to measure.
-        judge: loss of a model against the original, such as a Kullback-Leibler divergence.
+        layers: those to measure, in graph order.
+        judge: loss of a model in which a layer was replaced, such as a Kullback-Leibler divergence.
         shelf: where results of earlier runs are taken from, and new ones put.
         progress: is told the fraction that is done.
     """
@@ -92,4 +92,4 @@ def _probes(candidates: Sequence[Candidate], layer: Layer) -> list[Candidate]:
 def _swap(bench: Workbench, layer: Layer, candidate: Candidate, judge: Judge) -> float:
     edit = GraphEdit(bench.model)
     replace_layer(edit, layer, bench.factors(layer.name, candidate.strategy, candidate.ranks).factors)
-    return judge(edit.result())
+    return judge(edit.result(), layer)

@@ -16,7 +16,7 @@ from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, Promise, SkippedLayer
 from onnxslim1x1.search.planner import Planner
-from onnxslim1x1.search.reconstruction import FitSettings, Reconstruction, Steps, assembled, reconstruct, symmetric
+from onnxslim1x1.search.reconstruction import FitSettings, Judge, Reconstruction, assembled, reconstruct, symmetric
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvFactor, ConvSpec, Factorization
 from onnxslim1x1.strategies import by_name
@@ -58,7 +58,7 @@ class HeldOut:
         drop: of a model, for keeping a promise: an upper bound of the accuracy that is lost.
     """
 
-    loss: Callable[[Model], float]
+    loss: Judge
     drop: Callable[[Model], float]
 
 
@@ -109,7 +109,7 @@ class Solver:
         self._clock, self._fitting, self._held_out = clock, fitting, held_out
         self._speeds: list[tuple[Chosen, float]] = []
 
-    def solve(self, steps: Steps, settings: FitSettings, stage: Stage) -> Solution:
+    def solve(self, settings: FitSettings, stage: Stage) -> Solution:
         """Choose, fit and check; weaker choices until the promise holds, stronger ones where it holds easily.
 
         At most four choices are fitted. A target gives way to a promise that it would break.
@@ -118,7 +118,7 @@ class Solver:
             InfeasibleBudget: the target is out of reach, or explicit ranks alone break the promise.
         """
         def attempt(chosen: Chosen) -> _Try:
-            made = self._fit(chosen, steps, replace(settings, progress=stage("reconstruction")))
+            made = self._fit(chosen, replace(settings, progress=stage("reconstruction")))
             drop = self._held_out.drop(assembled(self._bench, made.factors)) if self._held_out else None
             return _Try(chosen=chosen, made=made, drop=drop)
 
@@ -228,11 +228,11 @@ class Solver:
             self._speeds.append((chosen, known))
         return known
 
-    def _fit(self, chosen: Chosen, steps: Steps, settings: FitSettings) -> Reconstruction:
+    def _fit(self, chosen: Chosen, settings: FitSettings) -> Reconstruction:
         layers = self._planner.selection(chosen).layers
         if self._fitting is None or self._held_out is None:
             return Reconstruction(layers=layers, factors=symmetric(self._bench, layers))
-        return reconstruct(self._bench, layers, self._fitting, self._held_out.loss, steps=steps, settings=settings)
+        return reconstruct(self._bench, layers, self._fitting, self._held_out.loss, settings=settings)
 
 
 def _amount(budget: Budget) -> Amount:

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
-from onnxslim1x1.graph.segment import Aftermath, aftermath, readers_of, segment
+from onnxslim1x1.graph.segment import readers_of, segment, shortcut_of
 from onnxslim1x1.graph.shapes import infer_shapes
 from onnxslim1x1.runtime.calibration import with_outputs
 from onnxslim1x1.runtime.session import create_session, run
@@ -103,7 +103,8 @@ def random_graph(seed):
             add(f"{t}l, {t}r = Split<axis=2>({a}, parts)", [a], [t + "l", t + "r"])
             del tensors[-2:]
             add(f"{t} = Concat<axis=2>({t}r, {t}l)", [t + "r", t + "l"], [t])
-    text = f"g (float[N,4,5,7] x, bool c) => (float[N,4,5,7] {tensors[-1]}) {{\n" + "\n".join(lines) + "\n}"
+    outputs = ", ".join(f"float[N,4,5,7] t{i}" for i in (5, 13))
+    text = f"g (float[N,4,5,7] x, bool c) => ({outputs}) {{\n" + "\n".join(lines) + "\n}"
     proto = parse(text, seed=seed, w0=(4, 4, 2, 2), w1=(4, 4, 2, 2), bias=(4,), v=(4, 12, 1, 1), scale=(4, 1, 7))
     proto.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "parts"))
     return load(proto), edges
@@ -124,7 +125,7 @@ def test_any_way_through_a_graph_gives_what_the_whole_model_gives(seed):
             assert_same(values, expected[name])
         undone = [inputs for inputs, outputs in edges.values() if not walk.done.issuperset(outputs)]
         # all that is needed is at hand, and nothing else is
-        assert set(walk.values) == {*wanted} | set().union(*undone) & walk.done
+        assert set(walk.values) == {*wanted} | set().union({"t5", "t13"}, *undone) & walk.done
     assert walk.ran == Counter(node.name for node in model.proto.graph.node if node.op_type != "Constant")
 
 
@@ -132,10 +133,10 @@ def test_any_way_through_a_graph_gives_what_the_whole_model_gives(seed):
 def test_the_whole_model_may_be_one_segment(seed):
     model, _ = random_graph(seed)
     feeds = {"x": X, "c": np.array(True)}
-    (output,) = (o.name for o in model.proto.graph.output)
     walk = Walk(model, feeds)
-    walk.to(output)
-    assert_same(walk.values[output], whole(model, feeds, [output])[output])
+    walk.to("t5", "t13")
+    for name, values in whole(model, feeds, ["t5", "t13"]).items():
+        assert_same(walk.values[name], values)
 
 
 # what is computed, kept and dropped
@@ -157,9 +158,19 @@ def test_a_segment_holds_the_nodes_in_between_and_nothing_else():
 
 def test_a_wanted_tensor_at_hand_is_kept_and_nothing_runs():
     model = load(parse(DIAMOND))
-    part = segment(model, at_hand=["y", "z", "b"], done=["x", "extra", "a", "b", "c", "y", "z"], wanted=["y"])
+    part = segment(model, at_hand=["c", "z", "b"], done=["x", "extra", "a", "b", "c", "y", "z"], wanted=["c"])
     assert part.model is None
-    assert (part.inputs, part.outputs, part.kept, part.written) == ((), (), {"y"}, set())
+    assert (part.inputs, part.outputs, part.kept, part.written) == ((), (), {"c", "z"}, set())
+
+
+def test_outputs_of_the_model_are_written_and_kept_though_nothing_reads_them():
+    model = load(parse("""g (float[N,4,5,7] x) => (float[N,2,5,7] left, float[N,4,5,7] y) {
+        left, right = Split<axis=1>(x)  a = Concat<axis=1>(right, right)  b = Abs(a)  y = Exp(b) }"""))
+    walk = Walk(model, {"x": X})
+    for name in "aby":
+        walk.to(name)
+        assert set(walk.values) == {"left", name}
+    np.testing.assert_array_equal(walk.values["left"], X[:, :2])
 
 
 @pytest.mark.parametrize(("at_hand", "done", "wanted", "lacking"), [
@@ -363,57 +374,50 @@ def test_functions_of_the_model_come_along():
     np.testing.assert_array_equal(walk.values["y"], 4 * X)
 
 
-# what follows a layer
+# what is added to the output of a layer
 
 
-def follows(lines, outputs="y", **weights):
-    """What follows the layer a of a graph with these lines."""
+def shortcut(lines, outputs="y", **weights):
+    """What is added to the output of the layer a of a graph with these lines."""
     declared = ", ".join(f"float[N,4,5,7] {name}" for name in outputs.split())
     model = load(parse(f"""g (float[N,4,5,7] x, bool c) => ({declared}) {{
         [layer] a = Conv<pads=[1,0,0,3], dilations=[1,3]>(x, w)  s = Neg(x)  {lines} }}""", w=(4, 4, 2, 2), **weights))
     (layer,) = (x for x in find_layers(model, infer_shapes(model, dims={"N": 2}).tensors) if x.name == "layer")
-    return aftermath(model, layer, readers_of(model.proto.graph.node))
-
-
-ALONE = Aftermath(shortcut=None, rectified=False)
+    return shortcut_of(model, layer, readers_of(model.proto.graph.node))
 
 
 @pytest.mark.parametrize(("lines", "expected"), {
-    "relu": ("y = Relu(a)", Aftermath(rectified=True)),
-    "other activation": ("y = LeakyRelu(a)", ALONE),
-    "add": ("y = Add(a, s)", Aftermath(shortcut="s")),
-    "add, other order": ("y = Add(s, a)", Aftermath(shortcut="s")),
-    "sum": ("y = Sum(s, a)", Aftermath(shortcut="s")),
-    "sum of three": ("y = Sum(s, a, x)", ALONE),
-    "sub": ("y = Sub(s, a)", ALONE),
-    "add, relu": ("b = Add(a, s)  y = Relu(b)", Aftermath(shortcut="s", rectified=True)),
-    "add, relu, other order": ("b = Add(s, a)  y = Relu(b)", Aftermath(shortcut="s", rectified=True)),
-    "add, other activation": ("b = Add(s, a)  y = Sigmoid(b)", Aftermath(shortcut="s")),
-    "two additions": ("b = Add(a, s)  y = Add(b, x)", Aftermath(shortcut="s")),
-    "add, two readers": ("b = Add(a, s)  r = Relu(b)  y = Add(r, b)", Aftermath(shortcut="s")),
-    "two readers": ("r = Relu(a)  y = Add(r, a)", ALONE),
-    "two relus": ("r = Relu(a)  q = Relu(a)  y = Mul(r, q)", ALONE),
-    "a second reader in a branch": ("""r = Relu(a)  i = If(c) <
+    "add": ("y = Add(a, s)", "s"),
+    "add, other order": ("y = Add(s, a)", "s"),
+    "an input of the model": ("b = Add(x, a)  y = Relu(b)", "x"),
+    "sum": ("y = Sum(s, a)", "s"),
+    "sum of one": ("y = Sum(a)", None),
+    "sum of three": ("y = Sum(s, a, x)", None),
+    "sub": ("y = Sub(s, a)", None),
+    "after an activation": ("r = Relu(a)  y = Add(r, s)", None),
+    "two additions": ("b = Add(a, s)  y = Add(b, x)", "s"),
+    "the sum has two readers": ("b = Add(a, s)  r = Relu(b)  y = Add(r, b)", "s"),
+    "the shortcut has two readers": ("b = Add(a, s)  y = Add(s, b)", "s"),
+    "the output has two readers": ("r = Relu(a)  y = Add(r, a)", None),
+    "two additions read it": ("p = Add(a, s)  q = Add(a, x)  y = Mul(p, q)", None),
+    "a second reader in a branch": ("""b = Add(a, s)  i = If(c) <
         then_branch = t () => (float[N,4,5,7] p) { p = Neg(a) },
-        else_branch = e () => (float[N,4,5,7] q) { q = Neg(s) }>  y = Add(r, i)""", ALONE),
-    "only in a branch": ("""y = If(c) <then_branch = t () => (float[N,4,5,7] p) { p = Relu(a) },
-                                       else_branch = e () => (float[N,4,5,7] q) { q = Relu(a) }>""", ALONE),
-    "with itself": ("y = Add(a, a)", ALONE),
-    "with itself, relu": ("b = Add(a, a)  y = Relu(b)", ALONE),
-    "with a weight": ("y = Add(a, k)", ALONE),
-    "with a weight first": ("b = Add(k, a)  y = Relu(b)", ALONE),
-    "with a constant node": ("n = Constant<value = float[1] {2}>()  b = Add(a, n)  y = Relu(b)", ALONE),
-    "nothing reads it": ("y = Relu(s)", ALONE),
+        else_branch = e () => (float[N,4,5,7] q) { q = Neg(s) }>  y = Add(b, i)""", None),
+    "only in a branch": ("""y = If(c) <then_branch = t () => (float[N,4,5,7] p) { p = Add(a, s) },
+                                       else_branch = e () => (float[N,4,5,7] q) { q = Add(s, a) }>""", None),
+    "with itself": ("y = Add(a, a)", None),
+    "with a weight": ("y = Add(a, k)", None),
+    "with a weight first": ("b = Add(k, a)  y = Relu(b)", None),
+    "with a constant node": ("n = Constant<value = float[1] {2}>()  b = Add(a, n)  y = Relu(b)", None),
+    "nothing reads it": ("y = Relu(s)", None),
 }.values(), ids=str)
-def test_what_follows_a_layer(lines, expected):
-    assert follows(lines, k=(4, 1, 1)) == expected
+def test_what_is_added_to_the_output_of_a_layer(lines, expected):
+    assert shortcut(lines, k=(4, 1, 1)) == expected
 
 
-def test_what_is_asked_for_is_read_from_outside():
-    assert follows("y = Relu(a)", outputs="y a") == ALONE
-    assert follows("y = Add(a, s)", outputs="y a") == ALONE
-    assert follows("b = Add(a, s)  y = Relu(b)", outputs="y b") == Aftermath(shortcut="s")
-    assert follows("b = Add(a, s)  y = Relu(b)", outputs="y s") == Aftermath(shortcut="s", rectified=True)
+@pytest.mark.parametrize(("outputs", "expected"), [("y", "s"), ("y a", None), ("a y", None), ("y b s", "s")])
+def test_what_is_asked_for_is_read_from_outside(outputs, expected):
+    assert shortcut("b = Add(a, s)  y = Relu(b)", outputs=outputs) == expected
 
 
 def test_readers_are_counted_once_and_in_order():

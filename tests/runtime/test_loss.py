@@ -3,12 +3,18 @@
 import math
 
 import numpy as np
+import onnx
 import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from onnxslim1x1.graph.edit import GraphEdit
+from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
+from onnxslim1x1.graph.rewrite import replace_layer
+from onnxslim1x1.graph.shapes import infer_shapes
 from onnxslim1x1.runtime.loss import HeldOutLoss
+from onnxslim1x1.strategies import by_name
 
 
 class Images:
@@ -90,11 +96,12 @@ def dropped(rows, matrix):
 
 NEXT = np.roll(np.eye(3), 1, axis=1)  # every class gets the scores of the one before it
 PROBABILITIES = [[0.5, 0.3, 0.2], [0.1, 0.7, 0.2], [0.25, 0.35, 0.4], [0.6, 0.2, 0.2]]
+UNSEEN = np.mean([0.2, 0.5, 0.05, 0.4]) / 2 / 4  # half an image of four that loses the mean margin
 LOST = np.array([0.5 - 0.3, 0.7 - 0.2, 0.4 - 0.25, 0.6 - 0.2])  # the most probable class less the one after it
 
 
-def test_a_drop_is_the_mean_of_what_is_lost_and_one_standard_error():
-    expected = LOST.mean() + math.sqrt(((LOST - LOST.mean()) ** 2).sum() / 3) / math.sqrt(4)
+def test_a_drop_is_the_mean_of_what_is_lost_and_one_standard_error_and_what_is_unseen():
+    expected = LOST.mean() + math.sqrt(((LOST - LOST.mean()) ** 2).sum() / 3) / math.sqrt(4) + UNSEEN
     assert dropped(PROBABILITIES, NEXT) == pytest.approx(expected, rel=1e-6)
 
 
@@ -105,18 +112,23 @@ def test_scores_may_be_logits(shift):
 
 
 def test_of_one_image_there_is_no_standard_error():
-    assert dropped(PROBABILITIES[:1], NEXT) == pytest.approx(0.2, rel=1e-6)
+    assert dropped(PROBABILITIES[:1], NEXT) == pytest.approx(0.2 + 0.1, rel=1e-6)
 
 
-@pytest.mark.parametrize("matrix", [np.eye(3), 3 * np.eye(3), np.eye(3) + 0.01])
-def test_where_no_class_changes_nothing_is_lost(matrix):
-    assert dropped(PROBABILITIES, matrix) == 0.0
+def test_the_same_outputs_lose_nothing():
+    assert dropped(PROBABILITIES, np.eye(3)) == 0.0
+
+
+@pytest.mark.parametrize("matrix", [3 * np.eye(3), np.eye(3) + 0.01])
+def test_where_no_class_changes_a_drop_is_only_unseen(matrix):
+    assert dropped(PROBABILITIES, matrix) == pytest.approx(UNSEEN, rel=1e-6)
+    assert dropped(100 * PROBABILITIES, matrix) == pytest.approx(UNSEEN / 100, rel=1e-6)
 
 
 def test_only_images_whose_class_changes_count():
     swapped = np.eye(3)[[1, 0, 2]]  # the first two classes change places
     lost = np.array([0.2, 0.6, 0.0, 0.4])
-    expected = lost.mean() + lost.std(ddof=1) / 2
+    expected = lost.mean() + lost.std(ddof=1) / 2 + UNSEEN
     assert dropped(PROBABILITIES, swapped) == pytest.approx(expected, rel=1e-6)
 
 
@@ -144,8 +156,47 @@ def test_of_several_outputs_the_largest_drop_counts():
 
     loss = HeldOutLoss(model(np.eye(3), 1.0), Rows(PROBABILITIES))
     assert loss.drop(model(np.eye(3), 1.0)) == 0.0
-    one, other = loss.drop(model(NEXT, 1.0)), loss.drop(model(np.eye(3), 4.0))
+    one, other = loss.drop(model(NEXT, 1.001)), loss.drop(model(np.eye(3), 4.0))
     assert one > 0
     assert other > 2 * one
     assert loss.drop(model(NEXT, 4.0)) == other
     assert loss.drop(model(NEXT, 1.001)) == one
+
+
+def chain():
+    """Two convolutions, pooled to class scores."""
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3,4,5] x) => (float[N,6] y) { [first] a = Conv<pads=[1,1,1,1]>(x, v)  r = Relu(a)
+        [second] b = Conv<pads=[1,0,1,2]>(r, w)  p = GlobalAveragePool(b)  y = Flatten(p) }""")
+    rng = np.random.default_rng(3)
+    for name, shape in {"v": (7, 3, 3, 3), "w": (6, 7, 3, 3)}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name))
+    return load(proto)
+
+
+def test_a_swapped_layer_has_the_loss_of_the_whole_model(tmp_path):
+    model, data = chain(), Images(21)
+    loss = HeldOutLoss(model, data)
+    swaps = loss.along(model, tmp_path)
+    layers = find_layers(model, infer_shapes(model).tensors)
+    weights = {t.name: numpy_helper.to_array(t) for t in model.proto.graph.initializer}
+    for layer in layers:
+        for rank in (2, 3):
+            edit = GraphEdit(model)
+            replace_layer(edit, layer, by_name("expand").decompose(layer.spec, weights[layer.weight])
+                          .truncate((rank,)).factors)
+            changed = edit.result()
+            assert swaps(changed, layer) == pytest.approx(loss(changed), rel=1e-4)  # float32 rounding
+            assert swaps(changed, layer) > 1e-3
+
+
+def test_what_is_in_front_of_a_swapped_layer_does_not_run_again(tmp_path):
+    model, data = chain(), Images(5)
+    swaps = HeldOutLoss(model, data).along(model, tmp_path)
+    first, second = find_layers(model, infer_shapes(model).tensors)[:2]
+    assert swaps(model, second) == pytest.approx(0, abs=1e-9)
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model.proto)
+    broken.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((7, 3, 3, 3), np.nan, np.float32), "v"))
+    assert swaps(load(broken), second) == pytest.approx(0, abs=1e-9)
+    assert HeldOutLoss(model, data).along(model, tmp_path / "other")(load(broken), first) == math.inf

@@ -388,3 +388,39 @@ def test_images_that_do_not_fit_are_an_error_of_the_runtime(tmp_path):
     track = Replay(model, Images(size=(1, 1)), tmp_path)  # nothing is left for the last layer
     with pytest.raises(RuntimeFailure):
         track.advance(model, ["y"])
+
+
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_computing_from_the_front_leaves_it_where_it_is(batch, tmp_path):
+    model, images = model_of(batch=batch), Images()
+    changed = rewritten(model, main=2)
+    track = Replay(model, images, tmp_path)
+    track.advance(model, ["r"])
+    files = sorted(p.name for p in tmp_path.iterdir())
+    for which in (changed, model, changed):
+        found = [np.concatenate(parts) for parts in zip(*track.compute(which, ["y", "r"]), strict=True)]
+        expected = whole(rewritten(model_of(), main=2) if which is changed else model_of(), images, "y", "r")
+        for name, values in zip(["y", "r"], found, strict=True):
+            np.testing.assert_allclose(values, expected[name], atol=1e-5)  # float32 rounding in convolutions
+    assert sorted(p.name for p in tmp_path.iterdir()) == files
+
+
+def test_outputs_of_the_model_stay_at_hand(tmp_path):
+    """Nothing reads them, but they are asked for in the end."""
+    proto = onnx.parser.parse_model(HEAD + """g (float[N,3,4,5] x) => (float[N,3,4,5] early, float[N,3,4,5] late) {
+        early = Relu(x)  n = Neg(x)  m = Abs(n)  late = Exp(m) }""")
+    model = load(proto)
+    data = np.random.default_rng(2).standard_normal((3, 3, 4, 5)).astype(np.float32)
+
+    class Data(Images):
+        values = data
+
+        def __init__(self):
+            self.asked = []
+
+    track = Replay(model, Data(), tmp_path)
+    track.advance(model, ["early", "n"])
+    track.advance(model, ["m"])
+    (early, late), = track.compute(model, ["early", "late"])
+    np.testing.assert_array_equal(early, np.maximum(data, 0))
+    np.testing.assert_allclose(late, np.exp(np.abs(data)), rtol=1e-6)

@@ -31,7 +31,6 @@ from onnxslim1x1.search.pipeline import (
     workbench,
 )
 from onnxslim1x1.search.plan import Budget, PlannedData, PlannedLayer, PlannedModel
-from onnxslim1x1.search.reconstruction import Steps
 from onnxslim1x1.spec import Cost
 
 TEXT = """
@@ -221,7 +220,7 @@ def test_layers_are_timed_only_where_candidates_are_chosen_by_time(path, calibra
     monkeypatch.setattr(pipeline, "time_chain", time_chain)
     run = RunOptions(threads=1)
     it = subject(path)
-    found = groundwork(it, budget, data=Calibration.of(calibration, it), options=run, steps=Steps())
+    found = groundwork(it, budget, data=Calibration.of(calibration, it), options=run)
     assert bool(asked) == timed
     candidates = [c for found in found.planner.options.values() for c in found]
     assert candidates

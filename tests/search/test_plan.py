@@ -21,6 +21,7 @@ from onnxslim1x1.search.plan import (
     PlannedData,
     PlannedLayer,
     PlannedModel,
+    Refit,
     RewritePlan,
     SkippedLayer,
     cost_after,
@@ -179,9 +180,8 @@ def test_the_cost_after_a_rewrite():
     assert cost_after(before, ()) == before
 
 
-# ---- fits ----
+# ---- refits ----
 
-ALL = ("asymmetric", "rectified", "matched")
 DATA = PlannedData(path="images.npz", preprocess=preprocess(), limit=None, images=4, sha256="0" * 64)
 
 
@@ -193,40 +193,28 @@ def layers():
     return find_layers(load(model), {"x": (1, 8, 6, 6), "y": (1, 9, 4, 4)})
 
 
-def fitted(fit, **changes):
+def refitted(refit, **changes):
     cost = Cost(params=3, macs=5)
     return plan(layers=(PlannedLayer(layer="a", strategy="reduce", ranks=(4,), error=0.1, before=cost, after=cost,
-                                     fit=fit),), **({"data": DATA} | changes))
+                                     refit=refit),), **({"data": DATA} | changes))
 
 
-@pytest.mark.parametrize("fit", [
-    (), ("asymmetric",), ("matched",), ("asymmetric", "rectified"), ("asymmetric", "matched"), ALL])
-def test_fits_that_can_be_carried_out(layers, fit):
-    require_fit(fitted(fit), layers, "plan.json")
+@pytest.mark.parametrize("refit", [None, Refit(ridge=1e-9), Refit(ridge=7.0, residual=True)])
+def test_refits_that_can_be_carried_out(layers, refit):
+    require_fit(refitted(refit), layers, "plan.json")
 
 
-@pytest.mark.parametrize(("fit", "message"), [
-    (("matched", "asymmetric"), "matched, asymmetric cannot be carried out in this order; write asymmetric, rectified, "
-                                "matched, or some of these"),
-    (("rectified", "asymmetric"), "rectified, asymmetric cannot be carried out in this order; write "),
-    (("asymmetric", "matched", "rectified"), "asymmetric, matched, rectified cannot be carried out in this order; "),
-    (("rectified",), "rectified refits what asymmetric has fitted; add asymmetric before it"),
-    (("rectified", "matched"), "rectified refits what asymmetric has fitted; add asymmetric before it"),
-    (("asymmetric", "asymmetric"), "asymmetric stands there 2 times; once is enough"),
-    (("matched", "asymmetric", "matched", "matched"), "matched stands there 3 times; once is enough"),
-    (("asymetric",), "unknown step asymetric; did you mean asymmetric?"),
-    (("best",), "unknown step best; choose from asymmetric, rectified, matched")])
-def test_fits_that_make_no_sense(layers, fit, message):
+@pytest.mark.parametrize("ridge", [0.0, -0.5])
+def test_a_refit_needs_a_ridge(layers, ridge):
     with pytest.raises(PlanMismatchError) as caught:
-        require_fit(fitted(fit), layers, "plan.json")
-    assert str(caught.value).startswith(f"plan.json: layers[0].fit: {message}")
+        require_fit(refitted(Refit(ridge=ridge)), layers, "plan.json")
+    assert str(caught.value).startswith(f"plan.json: layers[0].refit.ridge: {ridge:g} is not positive; ")
     assert exit_code(caught.value) == EXIT_UNUSABLE == 3
 
 
-@pytest.mark.parametrize("fit", [("asymmetric",), ("matched",), ALL])
-def test_fits_need_data(layers, fit):
+def test_refits_need_data(layers):
     with pytest.raises(PlanMismatchError) as caught:
-        require_fit(fitted(fit, data=None), layers, "plan.json")
-    assert str(caught.value) == (f"plan.json: layers[0].fit: {', '.join(fit)} needs calibration data, but the plan "
-                                 "names none; leave it empty, or make a new plan with data")
-    require_fit(fitted((), data=None), layers, "plan.json")
+        require_fit(refitted(Refit(ridge=1.0), data=None), layers, "plan.json")
+    assert str(caught.value) == ("plan.json: layers[0].refit: needs calibration data, but the plan names none; set it "
+                                 "to null, or make a new plan with data")
+    require_fit(refitted(None, data=None), layers, "plan.json")

@@ -41,7 +41,7 @@ class Judge:
     def __init__(self, answers):
         self.answers, self.seen = list(answers), []
 
-    def __call__(self, model):
+    def __call__(self, model, _layer):
         self.seen.append([n.name for n in model.proto.graph.node])
         return self.answers.pop(0)
 
@@ -161,10 +161,10 @@ def test_layers_without_candidates_are_kept_too(shelf):
 class Killed(Judge):
     """Ends the run when it has no answers left."""
 
-    def __call__(self, model):
+    def __call__(self, model, layer):
         if not self.answers:
             raise KeyboardInterrupt
-        return super().__call__(model)
+        return super().__call__(model, layer)
 
 
 @pytest.mark.parametrize(("done", "left"), [(0, 4), (1, 4), (2, 2), (3, 2), (4, 0)])

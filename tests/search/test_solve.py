@@ -17,7 +17,7 @@ from onnxslim1x1.runtime.loss import HeldOutLoss
 from onnxslim1x1.search.allocate import saved_macs, saved_params, saved_seconds
 from onnxslim1x1.search.plan import Budget
 from onnxslim1x1.search.planner import Planner
-from onnxslim1x1.search.reconstruction import FitSettings, Steps, assembled, symmetric
+from onnxslim1x1.search.reconstruction import FitSettings, assembled, symmetric
 from onnxslim1x1.search.solve import HeldOut, Solver, placeholders
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.strategies import by_name
@@ -111,7 +111,7 @@ def solved(bench, budget, *, clock=None, drops=None, planner=None):
     stages = []
     solver = Solver(bench, planner or planner_of(bench, budget), budget, clock=clock or Clock(bench),
                     held_out=drops.held_out() if drops else None)
-    found = solver.solve(Steps(), FitSettings(threads=1), stages.append)
+    found = solver.solve(FitSettings(threads=1), stages.append)
     consistent(bench, found)
     if drops:
         assert len(drops.models) == len(stages) <= 4
@@ -401,8 +401,8 @@ def test_with_images_the_factors_are_fitted_and_judged(bench, monkeypatch):
     budget, judge, drops = Budget(max_drop=LIMIT), HeldOutLoss(bench.model, Images(), threads=1), Drops(0.02, 0.009)
     solver = Solver(bench, planner_of(bench, budget), budget, clock=Clock(bench), fitting=Images(),
                     held_out=HeldOut(loss=judge, drop=drops.drop))
-    found = solver.solve(Steps(), FitSettings(threads=1), lambda _stage: None)
-    assert any(p.fit for p in found.layers)
+    found = solver.solve(FitSettings(threads=1), lambda _stage: None)
+    assert any(p.refit for p in found.layers)
     assert found.promise.held_out_loss == judge(drops.models[-1]) == judge(assembled(bench, found.factors))
     assert found.promise.held_out_loss < judge(assembled(bench, symmetric(bench, found.layers)))
 

@@ -238,7 +238,8 @@ def test_factors_follow_the_weighting_that_is_adopted(weighted, decomposed):
     assert bench.is_weighted(bench.layers["a"]) == weighted
     assert (bench.weighting(bench.layers["a"]) is not None) == weighted
     expected = weighed(("a",) if weighted else ()).factors("a", "reduce", (5,))
-    np.testing.assert_array_equal(bench.factors("a", "reduce", (5,)).factors[0].weight, expected.factors[0].weight)
+    np.testing.assert_allclose(  # the work that families share may differ in the last digit
+        bench.factors("a", "reduce", (5,)).factors[0].weight, expected.factors[0].weight, rtol=1e-12)
 
 
 def test_a_weighting_is_never_gained_by_adopting():
