@@ -8,6 +8,9 @@ the same budget of MACs. It runs in a process of its own with an empty cache, so
 own and those of a first run. The model that it writes is measured against the original on labelled images, and timed in
 rounds that interleave the two.
 
+`ours` also writes its plan, and the rows of its ablation carry that plan out with fewer steps: their seconds are those
+of that alone. Plans stand next to the file of --out.
+
 With --out, finished rows are reused by the next run: an interrupted run goes on where it was. A row is measured again
 if it was measured under other conditions (images, threads, processor, versions), or with --fresh; a change of the code
 is not noticed, so give --fresh with --methods after one. --seeds repeats `ours` with random subsets of the calibration
@@ -73,6 +76,12 @@ class Task:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     options = _parser().parse_args(arguments)
+    with TemporaryDirectory(prefix="compression-") as scratch:
+        options.scratch = Path(scratch)
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
     store = Store(options.out)
     store.environment(environment(threads=max(options.threads)))
     for case in (c for c in CASES if c.name in options.models):
@@ -121,11 +130,13 @@ def _figures(case: Case, task: Task, options: argparse.Namespace) -> dict[str, A
     evaluation = DataOptions(path=(options.data / case.evaluation).resolve(), preprocess=preprocess(case.preset),
                              limit=options.evaluation_limit)
     how = Measuring(evaluation=evaluation, threads=tuple(options.threads), seconds=options.time)
+    plans = (options.out.parent if options.out else options.scratch) / "plans"
     with TemporaryDirectory(prefix="compression-") as folder:
         job = Job(method=task.method.name, model=str((options.data / "models" / case.model).resolve()),
                   calibration=str((options.data / case.calibration).resolve()), preset=case.preset, budget=task.budget,
                   seed=task.seed, limit=_limit(case, options), threads=max(options.threads),
-                  output=str(Path(folder) / "model.onnx"))
+                  output=str(Path(folder) / "model.onnx"),
+                  plan=None if task.seed is not None else str(plans / f"{case.name}-{task.budget}.json"))
         try:
             return measure(job, task.method, how, latency=task.seed is None)
         except (ChildFailed, SlimError) as error:

@@ -33,6 +33,7 @@ class Job:
         limit: calibration images at most.
         threads: of onnxruntime and BLAS.
         output: the file to write.
+        plan: the file that `ours` writes its plan to, and its ablation reads it from.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Job:
     limit: int | None
     threads: int
     output: str
+    plan: str | None = None
 
     def dumps(self) -> str:
         """As JSON."""

@@ -85,8 +85,8 @@ METHODS: tuple[Method, ...] = (
     Method(name="spatial-greedy-any", make=partial(low_rank, spatial_svd.choose, 1)),
     Method(name="tucker-scaled-any", make=partial(low_rank, tucker.scaled, 1)),
     Method(name="whitened-any", make=partial(low_rank, whitened.choose, 1)),
-    *(Method(name=label, make=partial(lambda steps, job: ours.slim(job, steps), steps))
-      for label, steps in ours.ABLATION),
+    Method(name=ours.OURS, make=ours.slim),
+    *(Method(name=label, make=partial(ours.carry_out, edit=edit)) for label, edit in ours.ABLATION),
 )
 
 

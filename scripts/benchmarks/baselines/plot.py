@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .methods import ORIGINAL
-from .ours import ABLATION
+from .ours import ABLATION, OURS
 from .store import Row
 
-_OURS = {label for label, _ in ABLATION}
+_ABLATION = {label for label, _ in ABLATION}
 _MARKERS = "osv^D<>pPXh*"
 _LEAST_KL = 1e-5  # a logarithmic axis has no place for 0
 
@@ -27,7 +27,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     mpl.rcParams["svg.hashsalt"] = "onnxslim1x1"  # the same figures give the same file
     from matplotlib import pyplot
 
-    shown = [r for r in rows if r.get("latency") and r.get("classification") and r["seed"] is None]
+    shown = [r for r in rows if r.get("latency") and r.get("classification") and r["seed"] is None
+             and r["method"] not in _ABLATION]  # as fast as `ours`, all of them
     models = list(dict.fromkeys(r["model"] for r in shown))
     figure, axes = pyplot.subplots(2, max(len(models), 1), figsize=(4.5 * max(len(models), 1), 7), squeeze=False,
                                    layout="constrained", sharex="col")
@@ -51,7 +52,7 @@ def _panels(axes: Any, model: str, rows: Sequence[Row]) -> None:
         own = sorted((r for r in rows if r["method"] == method), key=lambda r: float(r["latency"]["1"]["speedup"]))
         x = [base / r["latency"]["1"]["speedup"] for r in own]
         style: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "label": method, "markersize": 5,
-                                 "linewidth": 2.0 if method in _OURS else 0.8,
+                                 "linewidth": 2.0 if method == OURS else 0.8,
                                  "color": "black" if method == ORIGINAL else f"C{number % 10}"}
         upper.plot(x, [100 * (r["classification"]["top1_rewritten"] or 0) for r in own], **style)
         if method == ORIGINAL:
