@@ -33,16 +33,30 @@ class Moments:
     count: int
 
     def regularized(self) -> Matrix:
-        """Covariance in float64 with a ridge of ``1e-5 + d / count`` of the mean variance.
+        """Covariance in float64 with a ridge of 1e-5 to 1e-3 of the mean variance.
 
-        The ridge keeps a least-squares fit stable, and exact at full rank. A sample covariance underestimates small
-        variances the more, the fewer patches there are per dimension (its eigenvalues spread by ``sqrt(d / count)``:
-        Ledoit and Wolf 2004), and a factorisation would drop just those directions.
+        The ridge keeps a least-squares fit stable and exact at full rank; it grows when fewer than ten patches were
+        seen per dimension.
         """
+        dimension = len(self.mean)
+        scarcity = min(1.0, 10.0 * dimension / max(self.count, 1))
+        return self._ridged(1e-5 + 1e-3 * scarcity)
+
+    def shrunk(self) -> Moments:
+        """Moments with ``d / count`` of the mean variance added to all variances.
+
+        A sample covariance underestimates small variances the more, the fewer patches there are per dimension (its
+        eigenvalues spread by about ``sqrt(d / count)``: Ledoit and Wolf 2004), and a factorisation would drop just
+        those directions.
+        """
+        ridged = self._ridged(len(self.mean) / max(self.count, 1))
+        return Moments(mean=self.mean, covariance=ridged.astype(np.float32), count=self.count)
+
+    def _ridged(self, ridge: float) -> Matrix:
         dimension = len(self.mean)
         variance = max(float(np.trace(self.covariance)) / dimension, 1e-30)
         ridged = self.covariance.astype(np.float64)
-        ridged[np.diag_indices(dimension)] += variance * (1e-5 + dimension / max(self.count, 1))
+        ridged[np.diag_indices(dimension)] += variance * ridge
         return ridged
 
     def merged(self, other: Moments) -> Moments:

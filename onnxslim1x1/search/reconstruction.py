@@ -209,7 +209,8 @@ class _Walk:
         ridge = wanted.ridge if wanted else self._best_ridge(layer, pairs, weight)
         fitted = regress(pairs.joint, weight, ridge=ridge)
         found = by_name(planned.strategy).decompose(layer.spec, kernel_of(fitted.map.matrix, layer.spec),
-                                                    fitted.map.bias, fitted.inputs, self._bench.weighting(layer))
+                                                    fitted.map.bias, fitted.inputs.shrunk(),
+                                                    self._bench.weighting(layer))
         self._keep(layer, found.truncate(planned.ranks), Refit(ridge=ridge, residual=shortcut is not None), along)
 
     def _keep(self, layer: Layer, found: Factorization, refit: Refit, along: Along | None) -> None:

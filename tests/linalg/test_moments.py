@@ -101,7 +101,7 @@ def test_no_rows_are_an_error():
         MomentAccumulator(3).result()
 
 
-@pytest.mark.parametrize(("count", "ridge"), [(1, 1e-5 + 2), (20, 1e-5 + 0.1), (2000, 1e-5 + 1e-3)])
+@pytest.mark.parametrize(("count", "ridge"), [(20, 1e-5 + 1e-3), (40, 1e-5 + 0.5e-3), (2000, 1e-5 + 1e-5)])
 def test_the_ridge_is_a_part_of_the_mean_variance_and_grows_with_scarcity(count, ridge):
     covariance = np.array([[3.0, 1.5], [1.5, 1.0]], dtype=np.float32)
     moments = Moments(mean=np.array([7.0, -2.0]), covariance=covariance, count=count)
@@ -109,6 +109,14 @@ def test_the_ridge_is_a_part_of_the_mean_variance_and_grows_with_scarcity(count,
     # mean variance 2; the subtraction leaves float64 rounding of up to 7.0
     np.testing.assert_allclose(added, np.diag([2 * ridge, 2 * ridge]), atol=2e-15)
     np.testing.assert_array_equal(moments.covariance, [[3.0, 1.5], [1.5, 1.0]])
+
+
+def test_shrunk_moments_add_the_dimension_over_the_count():
+    moments = moments_of(rows(40, 5))
+    added = moments.shrunk().covariance - moments.covariance
+    expected = np.eye(5) * np.trace(moments.covariance) / 5 * 5 / 40
+    np.testing.assert_allclose(added, expected, atol=1e-5)  # float32 rounding of variances of up to 40
+    assert (moments.shrunk().count, moments.shrunk().mean.tolist()) == (40, moments.mean.tolist())
 
 
 def test_the_ridge_works_in_float64():
