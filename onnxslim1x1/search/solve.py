@@ -26,7 +26,7 @@ Chosen = dict[str, Candidate]
 
 _CLOSE = 0.02  # of the target speed-up: nearer than this is within the noise
 _FAR = 0.9  # of the target speed-up: less than this counts as missed
-_CORRECTIONS = 3
+_CORRECTIONS = 8
 _AT_ONCE = 4.0  # by which factor a correction changes the time to save at most
 _FIRST_LOSS = 2.0  # predicted loss to start from, per unit of the drop that is allowed
 _SHRUNK = (0.01, 0.5)  # what is left of the predicted loss in the next, weaker choice, at least and at most
@@ -191,24 +191,28 @@ class Solver:
         whole, explicit = self._clock.whole_s, self._planner.explicit
         start = whole / self._speed(explicit)
         fixed, needed = math.fsum(map(saved_seconds, explicit.values())), start - whole / target
-        save = needed
-        for _ in range(_CORRECTIONS):
+        strongest = self._planner.strongest(saved_seconds)
+        most = math.fsum(map(saved_seconds, strongest.values())) - fixed
+        save, little, much = needed, 0.0, math.inf
+        for number in range(_CORRECTIONS):
             if save <= 0:
                 break
             try:
-                chosen = self._planner.saving(fixed + save, saved_seconds)
+                chosen = strongest if save >= most else self._planner.saving(fixed + save, saved_seconds)
             except InfeasibleBudget:
-                chosen = self._planner.strongest(saved_seconds)
-                save = math.fsum(map(saved_seconds, chosen.values())) - fixed
+                chosen = strongest
             if any(chosen == known for known, _ in self._speeds):
                 break
             found = self._speed(chosen)
-            if abs(found / target - 1) < _CLOSE:
+            if abs(found / target - 1) < _CLOSE or (found < target and chosen == strongest):
                 break
+            little, much = (max(little, save), much) if found < target else (little, min(much, save))
             saved = start - whole / found
             save *= min(max(needed / saved, 1 / _AT_ONCE), _AT_ONCE) if saved > 0 else _AT_ONCE
-        if self._nearest(target)[1] < target * _FAR:
-            self._speed(self._planner.strongest(saved_seconds))
+            if number == _CORRECTIONS // 2 and much == math.inf:
+                save = most  # small steps do not get there
+            elif not little < save < much:
+                save = (little + min(much, most)) / 2
         best, achieved = self._nearest(target)
         if achieved < target * _FAR:
             raise InfeasibleBudget(f"--target-speedup {target:g}: {self._bench.model.where} can become "

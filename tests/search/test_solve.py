@@ -407,6 +407,21 @@ def test_with_images_the_factors_are_fitted_and_judged(bench, monkeypatch):
     assert found.promise.held_out_loss < judge(assembled(bench, symmetric(bench, found.layers)))
 
 
+class Sluggish(Clock):
+    """A machine that saves little at first and much in the end, as it may seem while others use it."""
+
+    def speed(self, macs):
+        part = (self.macs - macs) / self.macs
+        return self.whole_s / (self.start - self.macs * SECOND * part**4 * 1.3)
+
+
+@pytest.mark.parametrize("target", [1.1, 1.25, 1.4])
+def test_a_target_between_too_little_and_far_too_much_is_found(bench, target):
+    clock = Sluggish(bench)
+    found = solved(bench, Budget(target_speedup=target), clock=clock)
+    assert found.promise.measured_speedup == pytest.approx(target, rel=0.05)
+
+
 # ---- both ----
 
 def test_a_target_that_keeps_the_promise_is_not_exceeded(bench):
