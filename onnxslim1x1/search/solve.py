@@ -201,8 +201,6 @@ class Solver:
                 chosen = strongest if save >= most else self._planner.saving(fixed + save, saved_seconds)
             except InfeasibleBudget:
                 chosen = strongest
-            if any(chosen == known for known, _ in self._speeds):
-                break
             found = self._speed(chosen)
             if abs(found / target - 1) < _CLOSE or (found < target and chosen == strongest):
                 break
