@@ -14,7 +14,7 @@ from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import Shape
 from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded, with_outputs
-from onnxslim1x1.runtime.compare import log_probabilities, looks_like_classifier
+from onnxslim1x1.runtime.compare import log_probabilities, looks_like_classifier, spread
 from onnxslim1x1.runtime.session import Feeds, create_session, patient_options, run
 
 Progress = Callable[[float], None]
@@ -78,7 +78,7 @@ def _seed(output: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]
     """Gradient of the loss with respect to an output of the model."""
     if not looks_like_classifier(output.shape):
         signs = rng.choice(np.array([-1.0, 1.0]), size=output.shape)
-        scale = np.sqrt(max(float(output.astype(np.float64).var()) * output[0].size, 1e-30))
+        scale = np.sqrt(spread(output) * output[0].size)
         noise: NDArray[np.float32] = (signs / scale).astype(np.float32)
         return noise
     scores = output.reshape(len(output), -1)

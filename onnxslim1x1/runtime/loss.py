@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
-from onnxslim1x1.runtime.compare import kl_divergence, log_probabilities, looks_like_classifier
+from onnxslim1x1.runtime.compare import kl_divergence, log_probabilities, looks_like_classifier, spread
 from onnxslim1x1.runtime.replay import Replay
 from onnxslim1x1.runtime.session import create_session, patient_options, run
 
@@ -24,7 +24,7 @@ class HeldOutLoss:
     """Mean loss of a model over a few images whose original outputs are known.
 
     For class scores the Kullback-Leibler divergence KL(original || rewritten) in nats, for other outputs the squared
-    error relative to the variance of the original; the mean over the outputs.
+    error relative to the variance of the original over the images (see `spread`); the mean over the outputs.
     """
 
     def __init__(self, original: Model, data: Batches, *, threads: int = 0) -> None:
@@ -113,8 +113,8 @@ def _loss(expected: NDArray[Any], found: NDArray[Any]) -> float:
     if looks_like_classifier(expected.shape):
         rows = len(expected)
         return float(kl_divergence(expected.reshape(rows, -1), found.reshape(rows, -1)).mean())
-    difference = found.astype(np.float64) - expected
-    return float((difference**2).mean() / max(float(expected.astype(np.float64).var()), 1e-30))
+    wanted = expected.astype(np.float64)
+    return float(((found - wanted) ** 2).mean() / spread(wanted))
 
 
 def _drop(expected: NDArray[Any], found: NDArray[Any]) -> float:

@@ -34,7 +34,7 @@ class Budget:
         target_params: fraction of the parameters of all layers to keep, in (0, 1).
         target_speedup: time per run of the original over that of the result, above 1.
         max_drop: how much of the top-1 accuracy may be lost, in (0, 1); for outputs that are no class scores, the
-            squared error relative to the variance of the output.
+            squared error relative to the variance of the output over the images.
         ranks: explicit rank per layer name.
         include: shell patterns of layer names that may change; all layers without any.
         exclude: shell patterns of layer names that may not.

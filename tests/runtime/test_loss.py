@@ -59,7 +59,34 @@ def test_other_outputs_have_a_squared_error_relative_to_their_variance(batch):
     data = Images(6)
     x = data.values.astype(np.float64)
     loss = HeldOutLoss(scaled(1.0, batch=batch, classes=False), data)
-    assert loss(scaled(1.5, batch=batch, classes=False)) == pytest.approx(0.25 * (x**2).mean() / x.var(), rel=1e-5)
+    expected = 0.25 * (x**2).mean() / x.var(axis=0, ddof=1).mean()
+    assert loss(scaled(1.5, batch=batch, classes=False)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_output_that_follows_no_image_any_more_has_lost_everything():
+    """A detector writes much the same for every image: what it finds is little of all that it writes."""
+    data = Images(40)
+    data.values = 0.01 * data.values + np.linspace(-5, 5, 5, dtype=np.float32)
+    mean = data.values.mean(axis=0, dtype=np.float64)
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3,4,5] x) => (float[N,3,4,5] y) { z = Sub(x, x)  y = Add(z, m) }""")
+    proto.graph.initializer.append(numpy_helper.from_array(mean.astype(np.float32), "m"))
+    loss = HeldOutLoss(scaled(1.0, classes=False), data)
+    assert loss(load(proto)) == pytest.approx(39 / 40, rel=1e-3)  # float32 of values up to 5
+    assert loss.drop(load(proto)) == loss(load(proto))
+
+
+def test_a_single_image_has_only_the_variance_of_its_values():
+    data = Images(1)
+    x = data.values.astype(np.float64)
+    loss = HeldOutLoss(scaled(1.0, classes=False), data)
+    assert loss(scaled(1.5, classes=False)) == pytest.approx(0.25 * (x**2).mean() / x.var(), rel=1e-5)
+
+
+def test_what_no_image_changes_is_held_to_its_own_variance():
+    data = Images(4)
+    data.values[1:] = data.values[0]
+    assert 1e3 < HeldOutLoss(scaled(1.0, classes=False), data)(scaled(1.5, classes=False)) < 1e6
 
 
 def test_an_output_that_is_not_finite_is_an_infinite_loss():
