@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .methods import ORIGINAL
+from .methods import METHODS, ORIGINAL
 from .ours import ABLATION, OURS
 from .store import Row
 
 _ABLATION = {label for label, _ in ABLATION}
+_NUMBERS = {method.name: number for number, method in enumerate(METHODS)}
 _MARKERS = "osv^D<>pPXh*"
 _LEAST_KL = 1e-5  # a logarithmic axis has no place for 0
 
@@ -48,12 +49,13 @@ def _panels(axes: Any, model: str, rows: Sequence[Row]) -> None:
     upper, lower = axes
     base = next(r for r in rows if r["method"] == ORIGINAL)["latency"]["1"]["original"]["median_s"] * 1e3
     methods = list(dict.fromkeys(r["method"] for r in rows))
-    for number, method in enumerate(methods):
+    for method in methods:
+        number = _NUMBERS[method]  # the same marker and colour in every panel
         own = sorted((r for r in rows if r["method"] == method), key=lambda r: float(r["latency"]["1"]["speedup"]))
         x = [base / r["latency"]["1"]["speedup"] for r in own]
         style: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "label": method, "markersize": 5,
                                  "linewidth": 2.0 if method == OURS else 0.8,
-                                 "color": "black" if method == ORIGINAL else f"C{number % 10}"}
+                                 "color": {ORIGINAL: "black", OURS: "crimson"}.get(method, f"C{number % 10}")}
         upper.plot(x, [100 * (r["classification"]["top1_rewritten"] or 0) for r in own], **style)
         if method == ORIGINAL:
             lower.axvline(base, color="black", linewidth=0.8, linestyle=":")
