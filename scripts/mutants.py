@@ -121,7 +121,7 @@ MUTANTS = (
     Mutant(why="the target repeats the error of the shortcut", file="runtime/pairs.py",
            old="target += due - added", new="target += added - due", tests=("runtime/test_pairs.py",)),
     Mutant(why="images that pad a batch are handed out", file="runtime/replay.py",
-           old="yield [v[:images] if images < self._fixed", new="yield [v[:images] if images < 0",
+           old="return values[:images] if images < self._fixed", new="return values[:images] if images < 0",
            tests=("runtime/test_replay.py",)),
     Mutant(why="two tracks share the list of their tensors", file="runtime/replay.py",
            old="dict(self._names), list(self._counts)", new="self._names, list(self._counts)",
