@@ -191,18 +191,18 @@ class Solver:
         whole, explicit = self._clock.whole_s, self._planner.explicit
         start = whole / self._speed(explicit)
         fixed, needed = math.fsum(map(saved_seconds, explicit.values())), start - whole / target
-        strongest = self._planner.strongest(saved_seconds)
-        most = math.fsum(map(saved_seconds, strongest.values())) - fixed
         save, little, much = needed, 0.0, math.inf
         for number in range(_CORRECTIONS):
             if save <= 0:
                 break
             try:
-                chosen = strongest if save >= most else self._planner.saving(fixed + save, saved_seconds)
+                chosen = self._planner.saving(fixed + save, saved_seconds)
             except InfeasibleBudget:
-                chosen = strongest
+                chosen = self._planner.strongest(saved_seconds)
+            most = self._planner.most(saved_seconds) - fixed  # less than before if layers turned out not to pay
+            save = min(save, most)
             found = self._speed(chosen)
-            if abs(found / target - 1) < _CLOSE or (found < target and chosen == strongest):
+            if abs(found / target - 1) < _CLOSE or (found < target and save >= most):
                 break
             little, much = (max(little, save), much) if found < target else (little, min(much, save))
             saved = start - whole / found
