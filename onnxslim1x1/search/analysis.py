@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
+from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
 from onnxslim1x1.search.candidates import Candidate, cheapest_within
 from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost, Ineligible, Ints
 from onnxslim1x1.strategies import STRATEGIES, by_name
+from onnxslim1x1.strategies.redundancy import LayerSpectra
 
 Progress = Callable[[float], None]
 
@@ -49,6 +51,14 @@ class LayerProfile:
         time_s: measured seconds of one run, what onnxruntime fused into it included, or None.
         declined: why it is left alone, or None.
         proposal: what could be done, or None.
+        bytes: that its inputs, weights and outputs have, each tensor once and in its own type, or None if unknown.
+        inserted_s: measured seconds of the reorders, casts and transposes that onnxruntime put in for it; not part of
+            `time_s`.
+        provider: execution provider that ran it, or None if it was not measured or has no kernel of its own.
+        roof: its place under the roofline of the machine, or None if it was not measured.
+        weight_spectra: how many directions carry its response, from the weights alone; None where they were not asked
+            for or are not known.
+        activation_spectra: the same on calibration images, or None without any.
     """
 
     layer: Layer
@@ -57,11 +67,49 @@ class LayerProfile:
     time_s: float | None
     declined: Ineligible | None
     proposal: Proposal | None
+    bytes: int | None = None
+    inserted_s: float | None = None
+    provider: str | None = None
+    roof: RoofPlace | None = None
+    weight_spectra: LayerSpectra | None = None
+    activation_spectra: LayerSpectra | None = None
 
     @property
     def gmacs_per_s(self) -> float | None:
         """Achieved rate, in 1e9 MACs per second."""
         return self.macs / self.time_s / 1e9 if self.macs and self.time_s else None
+
+    @property
+    def intensity(self) -> float | None:
+        """Arithmetic intensity, in MACs per byte that must be moved; 1 MAC = 2 FLOPs."""
+        return self.macs / self.bytes if self.macs and self.bytes else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeProfile:
+    """What one node of the main graph costs, layer or not.
+
+    Attributes:
+        index: of the node in the graph.
+        name: of the node, or of its first output where it has none.
+        op: operator.
+        output: its first output that is there, or empty.
+        seconds: of the kernels that compute it and what was fused into them, per run.
+        inserted_s: of the reorders, casts and transposes that onnxruntime put in for it, per run.
+        absorbed_into: name of the node whose `seconds` contain this one, or None.
+        kernels: operators of the kernels that computed it.
+        provider: execution provider of its kernels, or None if it has none.
+    """
+
+    index: int
+    name: str
+    op: str
+    output: str
+    seconds: float
+    inserted_s: float
+    absorbed_into: str | None
+    kernels: tuple[str, ...]
+    provider: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +124,8 @@ class Analysis:
         layers: in graph order.
         profile: what onnxruntime spent its time on, or None if nothing was measured.
         warnings: one line each.
+        roofline: of the machine, or None if nothing was measured.
+        nodes: every node of the main graph in its order; empty if nothing was measured.
     """
 
     path: str | None
@@ -85,6 +135,8 @@ class Analysis:
     layers: tuple[LayerProfile, ...]
     profile: ModelProfile | None
     warnings: tuple[str, ...]
+    roofline: Roofline | None = None
+    nodes: tuple[NodeProfile, ...] = ()
 
     @property
     def params(self) -> int:
