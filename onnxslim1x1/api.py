@@ -1,4 +1,4 @@
-"""What `import onnxslim1x1` offers: `analyze`, `explore`, `plan`, `apply`, `validate` and `slim`.
+"""What `import onnxslim1x1` offers: `analyze`, `compare`, `explore`, `plan`, `apply`, `validate` and `slim`.
 
 Each takes a path or an `onnx.ModelProto` and returns frozen values. Options that travel together are values, too.
 """
@@ -26,7 +26,8 @@ from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_
 from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
 from onnxslim1x1.search import front
-from onnxslim1x1.search.analysis import Analysis, layer_profiles
+from onnxslim1x1.search.analysis import Analysis, file_bytes, layer_profiles
+from onnxslim1x1.search.comparison import compare
 from onnxslim1x1.search.front import Front
 from onnxslim1x1.search.pipeline import (
     Calibration,
@@ -148,7 +149,7 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
     return Analysis(
         path=str(model.path) if model.path else None, sha256=model.sha256() if digest else None, opset=model.opset,
         environment=environment(threads=options.threads, provider=options.provider) if measure else None,
-        layers=found, profile=profile, warnings=warnings)
+        layers=found, profile=profile, warnings=warnings, file_bytes=file_bytes(model))
 
 
 def explore(source: Source, budget: Budget | None = None, *, calibration: DataOptions | None = None,
@@ -391,4 +392,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
 
 
 __all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim", "validate"]
+           "ValidationSettings", "analyze", "apply", "compare", "explore", "load_plan", "plan", "save_plan", "slim",
+           "validate"]

@@ -117,7 +117,8 @@ def analysis_json(analysis: Analysis, layers: Sequence[LayerProfile]) -> dict[st
         "mapped_s": profile.mapped_s, "reorder_s": profile.reorder_s, "cast_s": profile.cast_s,
         "layers_s": analysis.time_s, "by_op": dict(profile.by_op), "unmapped": profile.unmapped}
     return document("analyze", {
-        "model": {"path": analysis.path, "sha256": analysis.sha256, "opset": analysis.opset},
+        "model": {"path": analysis.path, "sha256": analysis.sha256, "opset": analysis.opset,
+                  "file_bytes": analysis.file_bytes},
         "environment": analysis.environment,
         "totals": {"layers": len(analysis.layers), "params": analysis.params, "macs": analysis.macs,
                    "macs_after": analysis.macs_after, "saved_s": analysis.saved_s, "measured": measured},

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxslim1x1.graph.layers import Layer
+from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
 from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
@@ -126,6 +127,7 @@ class Analysis:
         warnings: one line each.
         roofline: of the machine, or None if nothing was measured.
         nodes: every node of the main graph in its order; empty if nothing was measured.
+        file_bytes: size of the file and of its external data, or None if it is unknown.
     """
 
     path: str | None
@@ -137,6 +139,7 @@ class Analysis:
     warnings: tuple[str, ...]
     roofline: Roofline | None = None
     nodes: tuple[NodeProfile, ...] = ()
+    file_bytes: int | None = None
 
     @property
     def params(self) -> int:
@@ -192,6 +195,16 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
         if progress:
             progress((number + 1) / len(layers))
     return tuple(result)
+
+
+def file_bytes(model: Model) -> int | None:
+    """Size of a model file and of its external data; None for a model in memory, or if a data file is missing."""
+    if model.path is None:
+        return None
+    try:
+        return sum(file.stat().st_size for file in (model.path, *model.external_files()))
+    except OSError:
+        return None
 
 
 def _declined(layer: Layer) -> Ineligible | None:

@@ -82,7 +82,8 @@ def analysis(*, measured=True):
         by_op=(("Conv", 2.2), ("GlobalAveragePool", 0.09), ("FusedMatMul", 0.05), ("ReorderInput", 0.02),
                ("Softmax", 0.01), ("QuickGelu", 0.01), ("LayerNormalization", 0.01), ("Gemm", 0.01), ("Nothing", 0.0)),
         unmapped=(("fused_17", "FusedConv", 0.01),), feed_shapes=(("x", (1, 3, 227, 231)),))
-    return Analysis(path="models/net.onnx", sha256="ab" * 32, opset=17, environment=ENVIRONMENT if measured else None,
+    return Analysis(path="models/net.onnx", sha256="ab" * 32, opset=17, file_bytes=9_876_543,
+                     environment=ENVIRONMENT if measured else None,
                     layers=layers, profile=profile if measured else None,
                     warnings=("input x: free dimension N set to 1 (change it with --dim N=...)",))
 
@@ -211,7 +212,7 @@ def test_json_has_the_documented_keys(measured):
     found = strict_json(analysis(measured=measured))
     assert {"schema_version", "tool", "command", "environment", "model", "totals", "layers", "warnings"} <= set(found)
     assert (found["schema_version"], found["command"]) == (1, "analyze")
-    assert found["model"] == {"path": "models/net.onnx", "sha256": "ab" * 32, "opset": 17}
+    assert found["model"] == {"path": "models/net.onnx", "sha256": "ab" * 32, "opset": 17, "file_bytes": 9_876_543}
     assert found["warnings"] == ["input x: free dimension N set to 1 (change it with --dim N=...)"]
     assert (found["environment"] is None) != measured
     if measured:
