@@ -44,6 +44,7 @@ class NodeTime:
         inserted_s: of the reorders, transposes and casts that onnxruntime put in for it, per run.
         absorbed_into: index of the node whose `seconds` contain this one, or None.
         kernels: operators of the kernels that computed it, in the order of execution.
+        providers: execution providers of these kernels, each once.
         input_shapes: of its inputs without those left out, as seen in a run without optimisations (so without padded
             channels or folded pads); empty for a call of a function.
     """
@@ -55,6 +56,7 @@ class NodeTime:
     absorbed_into: int | None
     kernels: tuple[str, ...]
     input_shapes: tuple[Shape, ...]
+    providers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +86,19 @@ class ModelProfile:
     by_op: tuple[tuple[str, float], ...]
     unmapped: tuple[tuple[str, str, float], ...]
     feed_shapes: tuple[tuple[str, Shape], ...]
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds of a plain run outside of the kernels: what onnxruntime does between them, and the feeding.
+
+        Negative where the profiler slows the kernels themselves down by more than that.
+        """
+        return self.end_to_end.median_s - self.total_kernel_s
+
+    @property
+    def profiling_s(self) -> float:
+        """Seconds that the profiler adds to a run."""
+        return self.profiled_s - self.end_to_end.median_s
 
 
 def profile_model(model: onnx.ModelProto, feeds: Feeds, *, settings: BenchmarkSettings = PROFILE_SETTINGS,
@@ -221,6 +236,7 @@ def _node_times(result: Attribution, source: Canonical,
         times.append(NodeTime(index=i, op=ops[0], seconds=math.fsum(k.seconds for k in computing),
                               inserted_s=math.fsum(k.seconds for k in inserted),
                               absorbed_into=result.absorbed.get(i), kernels=tuple(k.op for k in computing),
+                              providers=tuple(dict.fromkeys(k.provider for k in computing if k.provider)),
                               input_shapes=shapes.get(i, ())))
     return tuple(times)
 
