@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from onnxslim1x1.report.document import document, jsonable
-from onnxslim1x1.report.format import count, geometry, ms, percent, shape
+from onnxslim1x1.report.format import count, geometry, ms, percent, shape, verdict
 from onnxslim1x1.report.style import WIDE, named_table
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
 from onnxslim1x1.spec import Ineligible
@@ -37,8 +37,8 @@ def _narrow_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
     rows = []
     for p in layers:
         share = percent(p.time_s, analysis.time_s) if analysis.profile else percent(p.macs, analysis.macs)
-        rows.append((p.layer.name, geometry(p.layer.spec), count(p.macs), ms(p.time_s), share, _verdict(p),
-                     ms(p.proposal.time_s) if p.proposal else ""))
+        rows.append((p.layer.name, geometry(p.layer.spec), count(p.macs), ms(p.time_s), share,
+                     verdict(p.proposal, p.declined), ms(p.proposal.time_s) if p.proposal else ""))
     return named_table(("layer", "kernel", "MACs", "ms", "share", "rewrite", "ms after"), rows, left=(5,))
 
 
@@ -49,18 +49,11 @@ def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
         rows.append((
             p.layer.name, p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
             count(p.params), count(p.macs), percent(p.macs, analysis.macs), ms(p.time_s),
-            percent(p.time_s, analysis.time_s), "-" if rate is None else f"{rate:.1f}", _verdict(p),
+            percent(p.time_s, analysis.time_s), "-" if rate is None else f"{rate:.1f}", verdict(p.proposal, p.declined),
             f"{after.error:.3f}" if after else "", count(after.cost.macs) if after else "",
             ms(after.time_s) if after else ""))
     return named_table(("layer", "kind", "kernel", "in", "out", "params", "MACs", "share", "ms", "share", "GMAC/s",
                         "rewrite", "error", "MACs after", "ms after"), rows, left=(1, 11), width=WIDE)
-
-
-def _verdict(profile: LayerProfile) -> str:
-    """The proposal, or the code of the reason against it."""
-    if profile.proposal:
-        return f"{profile.proposal.strategy} {'x'.join(map(str, profile.proposal.ranks))}"
-    return profile.declined.code if profile.declined else "eligible"
 
 
 def _totals(analysis: Analysis) -> list[str]:

@@ -42,7 +42,8 @@ def analysis_schema() -> dict[str, Any]:
 
 
 def _class(name: str) -> type:
-    return next(getattr(module, name) for module in (records, comparison, spec) if hasattr(module, name))
+    found: type = next(getattr(module, name) for module in (records, comparison, spec) if hasattr(module, name))
+    return found
 
 
 def record(document: Mapping[str, Any], where: str = "report") -> Record:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxslim1x1.spec import ConvSpec
+from onnxslim1x1.search.analysis import Proposal
+from onnxslim1x1.spec import ConvSpec, Ineligible
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -62,6 +63,13 @@ def shape(sizes: Sequence[int] | None) -> str:
 def decibel(value: float) -> str:
     """Signal-to-noise ratio; infinite for identical outputs."""
     return "identical" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
+
+
+def verdict(proposal: Proposal | None, declined: Ineligible | None) -> str:
+    """A proposed family with its ranks, or the code of the reason against a rewrite."""
+    if proposal:
+        return f"{proposal.strategy} {shape(proposal.ranks)}"
+    return declined.code if declined else "eligible"
 
 
 def geometry(spec: ConvSpec) -> str:
