@@ -38,6 +38,7 @@ def _sizes(model: Model) -> Mapping[str, int]:
     """Bytes of a value of every tensor whose type the model tells."""
     graph = model.proto.graph
     types = {name: tensor.data_type for name, tensor in constants(model).items()}
-    types |= {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    values = (*graph.value_info, *graph.input, *graph.output)
+    types |= {value.name: value.type.tensor_type.elem_type for value in values}
     return {name: tensor_dtype_to_np_dtype(kind).itemsize for name, kind in types.items()
             if kind not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)}

@@ -132,7 +132,8 @@ def _measure(chains: tuple[Chain, ...], threads: int, provider: str, budget_s: f
         recordings = [stack.enter_context(recording(chain_model(chain).SerializeToString(), provider=provider,
                                                     options=timing_options(threads), where="microbenchmark"))
                       for chain in chains]
-        feeds = [{"x": random_values((chain[0].batch, chain[0].in_channels, *(chain[0].in_size or ())))} for chain in chains]
+        feeds = [{"x": random_values((chain[0].batch, chain[0].in_channels, *(chain[0].in_size or ())))}
+                 for chain in chains]
         pairs = [(recorded.session, feed) for recorded, feed in zip(recordings, feeds, strict=True)]
         start = time.perf_counter()
         rounds(pairs, budget_s / 3, least=1, most=_WARMUP_RUNS)

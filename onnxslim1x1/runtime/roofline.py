@@ -65,16 +65,14 @@ class Roofline:
         bandwidth: bytes per second that large elementwise operators read and write, from and to memory.
         provider: execution provider.
         threads: intra-op threads that were asked for; 0 leaves the choice to onnxruntime.
-        layers: name and MACs per second of the layers that were timed.
-        movers: name and bytes per second of the elementwise operators that were timed.
+        cases: name and rate of everything that was timed, in MACs or in bytes per second.
     """
 
     peak: float
     bandwidth: float
     provider: str
     threads: int
-    layers: tuple[tuple[str, float], ...] = ()
-    movers: tuple[tuple[str, float], ...] = ()
+    cases: tuple[tuple[str, float], ...] = ()
 
     @property
     def ridge(self) -> float:
@@ -112,7 +110,7 @@ def measured_roofline(*, threads: int = 0, provider: str | None = None, store: S
                                                 store=store) for case, spec in LAYERS.items()}
     movers = {op: _bandwidth(op, threads, name, store) for op in MOVERS}
     return Roofline(peak=max(layers.values()), bandwidth=max(movers.values()), provider=name, threads=threads,
-                    layers=tuple(layers.items()), movers=tuple(movers.items()))
+                    cases=(*layers.items(), *movers.items()))
 
 
 def _bandwidth(op: str, threads: int, provider: str, store: Store) -> float:

@@ -27,7 +27,8 @@ def test_a_convolution_and_a_dense_layer():
       y = Gemm <transB = 1> (f, y_w)
     }""", a_w=(40, 24, 3, 3), a_b=(40,), y_w=(7, 40))
     # the output of a is 15 high and (11 + 2 - 3) // 2 + 1 = 6 wide
-    assert found == {"a": 4 * (2 * 24 * 15 * 11 + 40 * 24 * 9 + 40 + 2 * 40 * 15 * 6), "y": 4 * (2 * 40 + 7 * 40 + 2 * 7)}
+    assert found == {"a": 4 * (2 * 24 * 15 * 11 + 40 * 24 * 9 + 40 + 2 * 40 * 15 * 6),
+                     "y": 4 * (2 * 40 + 7 * 40 + 2 * 7)}
 
 
 @pytest.mark.parametrize(("dtype", "name", "size"), [(np.float16, "float16", 2), (np.float64, "double", 8)])
