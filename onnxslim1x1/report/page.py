@@ -1,11 +1,12 @@
 """A record as one HTML page that needs nothing else: no network, no other file.
 
-Tables and text are written here by jinja2, plots by bokeh; a short script of ours sorts, searches and selects. A policy in
-the page itself forbids the browser to fetch anything.
+Tables and text are written here by jinja2, plots by bokeh; a short script of ours sorts, searches and selects. A policy
+in the page itself forbids the browser to fetch anything.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ def html_page(record: Record) -> str:
     require_bokeh("--html")
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from onnxslim1x1.report.plots import CURVES
+
     rows = sheet(record)
     made = _compared(record) if isinstance(record, ComparisonRecord) else _analysed(record)
     templates = Environment(loader=FileSystemLoader(_WEB), autoescape=True, undefined=StrictUndefined,
@@ -62,7 +65,8 @@ def html_page(record: Record) -> str:
     return template.render(
         made | {"plots": drawn}, tool=record.tool, warnings=record.warnings, columns=rows.columns, rows=rows.rows,
         style=(_WEB / "page.css").read_text(encoding="utf-8"), script=(_WEB / "page.js").read_text(encoding="utf-8"),
-        bokeh=_bokeh_script(), data=_embedded({"rows": made["details"], "first": made["first"]}))
+        bokeh=_bokeh_script(), colors=CURVES,
+        data=_embedded({"rows": made["details"], "first": made["first"], "colors": CURVES}))
 
 
 def _analysed(record: AnalysisRecord) -> dict[str, Any]:
@@ -77,6 +81,7 @@ def _analysed(record: AnalysisRecord) -> dict[str, Any]:
         "title": Path(record.model.path or "model").name, "subtitle": _subtitle(record), "facts": facts[:-1],
         "gain": [*filter(None, [gain(record), headroom(record)])],
         "environment": environment_facts(record.environment) if record.environment else [],
+        "legend": ["MACs", "time"] if measured else ["MACs"],
         "details": [_detail(p) for p in record.layers], "first": times.index(max(times)) if times else None,
         "plots": {"overview": plots.overview(record) if drawn else None, "roofline": plots.roofline_plot(record),
                   "spectra": plots.spectra_plot() if spectra else None,
@@ -94,7 +99,7 @@ def _compared(record: ComparisonRecord) -> dict[str, Any]:
         "title": " → ".join(names), "subtitle": _subtitle(record.before, record.after),
         "facts": compared_facts(record), "gain": [],
         "environment": environment_facts(environment) if environment else [],
-        "details": _match_details(record), "first": changes.index(max(changes)) if changes else None,
+        "legend": ["before", "after"], "details": _match_details(record), "first": changes.index(max(changes)) if changes else None,
         "plots": {"overview": plots.compared_bars(record) if record.matches else None},
         "unmapped": (), "compared": True, "measured": environment is not None}
 
@@ -168,7 +173,10 @@ def _mark(layer: LayerRecord) -> dict[str, Any] | None:
                default=None)
     if near is None:
         return None
-    return {"x": 100 * rank / curves[near[1]].size, "y": proposal.error, "text": f"{proposal.strategy} {rank}"}
+    x = 100 * rank / curves[near[1]].size
+    text = f"{proposal.strategy} {rank}"
+    return {"x": x, "y": proposal.error, "text": text, "align": "left" if x < 60 else "right",
+            "shift": 9 if x < 60 else -9}
 
 
 def _error(kept: float) -> float:
@@ -179,7 +187,7 @@ def _error(kept: float) -> float:
 def _error_at(curve: CurveRecord, rank: int) -> float:
     """The same at any rank, between two points of the curve by way of their energies."""
     points = [(0, 0.0), *zip(curve.ranks, curve.kept, strict=True)]
-    for (r0, k0), (r1, k1) in zip(points, points[1:], strict=False):
+    for (r0, k0), (r1, k1) in itertools.pairwise(points):
         if rank <= r1:
             return _error(k0 + (k1 - k0) * (rank - r0) / (r1 - r0))
     return 0.0

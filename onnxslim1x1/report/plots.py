@@ -7,11 +7,21 @@ Colours are told apart by colour-blind people (Okabe and Ito) and show on dark a
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, FactorRange, HoverTool, LayoutDOM, Range1d, TapTool
+from bokeh.models import (
+    BasicTickFormatter,
+    ColumnDataSource,
+    FactorRange,
+    FixedTicker,
+    HoverTool,
+    LayoutDOM,
+    Range1d,
+    TapTool,
+)
 from bokeh.plotting import figure
 
 from onnxslim1x1.report.format import count, ms, percent, shape
@@ -126,9 +136,7 @@ def _bars(places: Sequence[int], values: Mapping[str, Sequence[float]], *, names
                        selection_fill_alpha=0.18, nonselection_fill_alpha=0.0)
     for name, color in zip(values, (BLUE, ORANGE), strict=False):
         plot.vbar(x=f"x_{name}", top=name, width=width, source=rows, fill_color=color, line_color=None,
-                  nonselection_fill_alpha=1.0, legend_label=name)
-    plot.legend.orientation = "horizontal"
-    plot.legend.location = "top_left"
+                  nonselection_fill_alpha=1.0)
     _pickable(plot, target, [("layer", "@name"), ("", "@text"),
                              *((name, f"@{{{name}}}{{0.00}} {'%' if '%' in label else label}") for name in values)])
     return plot
@@ -146,23 +154,25 @@ def roofline_plot(record: AnalysisRecord) -> LayoutDOM | None:
     plot = _figure(330, x_range=Range1d(start=left, end=right), x_axis_type="log", y_axis_type="log",
                    y_range=Range1d(start=low, end=2.0 * roof.peak / 1e9))
     plot.xaxis.axis_label, plot.yaxis.axis_label = "MACs per byte", "GMAC/s"
+    _plain_ticks(plot.xaxis, left, right)
+    _plain_ticks(plot.yaxis, low, 2.0 * roof.peak / 1e9)
     line = [left, roof.ridge, right]
     plot.line(line, [min(roof.peak, roof.bandwidth * x) / 1e9 for x in line], line_width=2, color=GREY)
     plot.text(x=[right], y=[roof.peak / 1e9], text=[f"{roof.peak / 1e9:.3g} GMAC/s"], text_align="right",
               text_baseline="bottom", text_font_size="11px", text_color=GREY, x_offset=-4, y_offset=-2)
-    plot.text(x=[left], y=[roof.bandwidth * left / 1e9], text=[f"{roof.bandwidth / 1e9:.3g} GB/s"],
-              text_baseline="top", text_font_size="11px", text_color=GREY, x_offset=26, y_offset=2)
+    slope = (max(left, 1e9 * low / roof.bandwidth) * roof.ridge) ** 0.5  # the middle of what is seen of it
+    plot.text(x=[slope], y=[roof.bandwidth * slope / 1e9], text=[f"{roof.bandwidth / 1e9:.3g} GB/s"],
+              text_align="right", text_baseline="bottom", text_font_size="11px", text_color=GREY, x_offset=-6)
     source = ColumnDataSource({
         "x": xs, "y": ys, "name": [p.name for p in record.layers],
         "size": [6 + 16 * ((p.time_s or 0.0) / whole) ** 0.5 for p in record.layers],
         "color": [BLUE if p.roof and p.roof.bound == "compute" else ORANGE for p in record.layers],
-        "bound": [f"{p.roof.bound}-bound" if p.roof else "unknown" for p in record.layers],
         "text": [f"{percent(p.roof.fraction, 1.0, 0)} of the roof" if p.roof else "" for p in record.layers]},
         name="rows")
     points = plot.scatter(x="x", y="y", size="size", source=source, fill_color="color", line_color="color",
-                          fill_alpha=0.55, selection_line_color=PICKED, nonselection_fill_alpha=0.55, nonselection_line_alpha=1.0, legend_group="bound")
+                          fill_alpha=0.55, selection_line_color=PICKED, nonselection_fill_alpha=0.55,
+                          nonselection_line_alpha=1.0)
     _outline(points)
-    plot.legend.location = "bottom_right"
     _pickable(plot, points, [("layer", "@name"), ("GMAC/s", "@y{0.0}"), ("MAC/byte", "@x{0.0}"), ("", "@text")])
     return plot
 
@@ -172,18 +182,29 @@ def _roof_ranges(roof: RooflineRecord, xs: Sequence[float], ys: Sequence[float])
     return min(*xs, roof.ridge) / 2, max(*xs, roof.ridge) * 2, min(*ys, roof.peak / 1e10) / 2
 
 
+def _plain_ticks(axis: Any, start: float, end: float) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, written out."""
+    powers = range(math.floor(math.log10(start)), math.ceil(math.log10(end)) + 1)
+    steps = (1, 2, 5) if len(powers) < 4 else (1,)
+    ticks = [step * 10.0 ** power for power in powers for step in steps if start <= step * 10.0 ** power <= end]
+    axis.ticker = FixedTicker(ticks=ticks)
+    axis.formatter = BasicTickFormatter(use_scientific=False)
+    axis.major_label_overrides = {tick: f"{tick:g}" for tick in ticks}
+
+
 def spectra_plot() -> LayoutDOM:
     """Axes for the curves of one layer at a time; the script of the page fills the sources ``curve…`` and ``mark``."""
     plot = _figure(330, x_range=Range1d(start=0, end=100), y_range=Range1d(start=0, end=1))
     plot.xaxis.axis_label, plot.yaxis.axis_label = "directions kept, %", "relative error"
     for number, color in enumerate(CURVES):
         for dash, name in (("solid", "weights"), ("dashed", "activations")):
-            source = ColumnDataSource({"x": [], "y": [], "rank": []}, name=f"curve_{name}_{number}")
+            source = ColumnDataSource({"x": [], "y": []}, name=f"curve_{name}_{number}")
             plot.line("x", "y", source=source, color=color, line_width=2, line_dash=dash)
-    mark = ColumnDataSource({"x": [], "y": [], "text": []}, name="mark")
+    mark = ColumnDataSource({"x": [], "y": [], "text": [], "align": [], "shift": []}, name="mark")
     plot.segment(x0="x", y0=0, x1="x", y1="y", source=mark, color=PICKED, line_dash="dotted", line_width=2)
     plot.scatter("x", "y", source=mark, size=11, marker="diamond", color=PICKED)
-    plot.text("x", "y", text="text", source=mark, text_font_size="12px", text_color=PICKED, x_offset=8, y_offset=-6)
+    plot.text("x", "y", text="text", source=mark, text_font_size="12px", text_color=GREY, text_align="align",
+              x_offset="shift", y_offset=-8)
     return plot
 
 
@@ -192,8 +213,8 @@ def operator_bars(by_op: Mapping[str, float]) -> LayoutDOM:
     most = sorted(((seconds, op) for op, seconds in by_op.items() if seconds > 0), reverse=True)[:12]
     names = [op for _, op in most]
     plot = figure(height=46 + 24 * len(most), y_range=FactorRange(factors=names[::-1]), tools="", toolbar_location=None,
-                  sizing_mode="stretch_width", background_fill_alpha=0.0, border_fill_alpha=0.0, min_border_right=56,
-                  x_range=Range1d(start=0, end=1e3 * max((s for s, _ in most), default=1.0)), outline_line_color=None)
+                  sizing_mode="stretch_width", background_fill_alpha=0.0, border_fill_alpha=0.0,
+                  x_range=Range1d(start=0, end=1.2e3 * max((s for s, _ in most), default=1.0)), outline_line_color=None)
     source = ColumnDataSource({"op": names, "value": [1e3 * s for s, _ in most], "text": [ms(s) for s, _ in most]})
     plot.hbar(y="op", right="value", height=0.7, source=source, color=ORANGE)
     plot.text(x="value", y="op", text="text", source=source, x_offset=5, text_baseline="middle", text_font_size="11px",

@@ -6,10 +6,38 @@ Patterson 2009). Left of the ridge ``peak / bandwidth`` it is bound by memory, r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from onnxslim1x1.runtime.benchmark import timing_options
+from onnxslim1x1.runtime.kernels import recording
+from onnxslim1x1.runtime.microbench import fastest_quarter, machine_key, random_values, rounds, time_chain
+from onnxslim1x1.runtime.session import provider_name
+from onnxslim1x1.runtime.store import NO_STORE, Store
+from onnxslim1x1.spec import ConvSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 Bound = Literal["compute", "memory"]
+
+LAYERS = {  # wide, and large enough to occupy many cores
+    "3x3 convolution, 256 channels": ConvSpec.make(256, 256, kernel=(3, 3), pads=(1, 1, 1, 1), in_size=(28, 28)),
+    "3x3 convolution, 64 channels": ConvSpec.make(64, 64, kernel=(3, 3), pads=(1, 1, 1, 1), in_size=(56, 56)),
+    "1x1 convolution, 512 channels": ConvSpec.make(512, 512, kernel=(1, 1), in_size=(28, 28)),
+    "dense layer, 1024 channels": ConvSpec.make(1024, 1024, kernel=(), in_size=(), batch=256),
+}
+MOVERS = {"Add": 2, "Abs": 1}  # elementwise operators and how many tensors they read; each writes one
+
+_KIND = "bandwidth"
+_METHOD = 1  # part of the key of kept figures: raise it when they are no longer comparable
+_ELEMENTS = 1 << 24  # float32 per tensor: 64 MiB, so that two or three of them exceed most caches
+_BUDGET_S = 0.25
+_LEAST_RUNS, _MOST_RUNS, _WARMUP_RUNS = 3, 50, 2
+_COPIES = ("MemcpyFromHost", "MemcpyToHost")
+
+_measured: dict[tuple[str, int, str], float] = {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +65,7 @@ class Roofline:
         bandwidth: bytes per second that large elementwise operators read and write, from and to memory.
         provider: execution provider.
         threads: intra-op threads that were asked for; 0 leaves the choice to onnxruntime.
-        cases: name and rate of everything that was timed: MACs per second, or bytes per second.
+        cases: name and rate of everything that was timed, in MACs or in bytes per second.
     """
 
     peak: float
@@ -59,3 +87,63 @@ class Roofline:
         limit = min(self.peak, self.bandwidth * intensity)
         return RoofPlace(bound="compute" if intensity >= self.ridge else "memory", limit=limit,
                          fraction=macs / seconds / limit)
+
+
+def measured_roofline(*, threads: int = 0, provider: str | None = None, store: Store = NO_STORE) -> Roofline:
+    """Measure the limits of this machine, which takes about a second, or take them from the store.
+
+    Kernels alone are timed, as the profiler records them. A layer counts batch * O * prod(out_size) * n * C MACs, an
+    elementwise operator 4 bytes per value that it reads or writes (not what a cache fetches before it writes). Of each
+    the mean of the fastest quarter of the runs counts: other processes only ever add to the time of a kernel.
+
+    Args:
+        threads: intra-op threads (0: as many as onnxruntime chooses).
+        provider: execution provider (None: CPU).
+        store: where figures are kept, by machine, version of onnxruntime, threads and provider.
+
+    Raises:
+        OptionError: the provider is not offered.
+        RuntimeFailure: onnxruntime cannot run the layers.
+    """
+    name = provider_name(provider)
+    layers = {case: spec.cost.macs / time_chain((spec,), threads=threads, provider=provider, budget_s=_BUDGET_S,
+                                                store=store) for case, spec in LAYERS.items()}
+    movers = {op: _bandwidth(op, threads, name, store) for op in MOVERS}
+    return Roofline(peak=max(layers.values()), bandwidth=max(movers.values()), provider=name, threads=threads,
+                    cases=(*layers.items(), *movers.items()))
+
+
+def _bandwidth(op: str, threads: int, provider: str, store: Store) -> float:
+    """Bytes per second of an elementwise operator; measured once per process, and with a store once per machine."""
+    known = _measured.get((op, threads, provider))
+    if known is None:
+        key: dict[str, Any] = {} if store.folder is None else {
+            "method": _METHOD, "machine": machine_key(threads, provider), "op": op, "elements": _ELEMENTS}
+        known = store.value(_KIND, key)
+        if known is None:
+            known = _measure(op, threads, provider)
+            store.put_value(_KIND, key, known)
+        _measured[op, threads, provider] = known
+    return known
+
+
+def _measure(op: str, threads: int, provider: str) -> float:
+    feeds = {f"x{k}": random_values((_ELEMENTS,)) for k in range(MOVERS[op])}
+    with recording(_mover(op).SerializeToString(), options=timing_options(threads), provider=provider,
+                   where="microbenchmark") as recorded:
+        pairs = [(recorded.session, feeds)]
+        rounds(pairs, 0.0, least=_WARMUP_RUNS, most=_WARMUP_RUNS)
+        count = rounds(pairs, _BUDGET_S, least=_LEAST_RUNS, most=_MOST_RUNS)
+        runs = recorded.runs()[-count:]
+    moved = 4 * _ELEMENTS * (MOVERS[op] + 1)
+    return moved / fastest_quarter(math.fsum(k.seconds for k in run if k.op not in _COPIES) for run in runs)
+
+
+def _mover(op: str) -> onnx.ModelProto:
+    from onnx import TensorProto, helper
+
+    names = [f"x{k}" for k in range(MOVERS[op])]
+    x, y = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, (_ELEMENTS,)) for name in group]
+            for group in (names, ["y"]))
+    graph = helper.make_graph([helper.make_node(op, names, ["y"])], "mover", x, y)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

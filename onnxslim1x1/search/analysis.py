@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.hardware import Environment
-from onnxslim1x1.runtime.profile import ModelProfile
+from onnxslim1x1.runtime.profile import ModelProfile, NodeTime
 from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
 from onnxslim1x1.search.candidates import Candidate, cheapest_within
+from onnxslim1x1.search.curves import Redundancy
 from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost, Ineligible, Ints
 from onnxslim1x1.strategies import STRATEGIES, by_name
 from onnxslim1x1.strategies.redundancy import LayerSpectra
+
+if TYPE_CHECKING:
+    import onnx
 
 Progress = Callable[[float], None]
 
@@ -167,6 +172,41 @@ class Analysis:
         if self.profile is None:
             return None
         return sum(p.time_s - p.proposal.time_s for p in self.layers if p.proposal and p.time_s)
+
+
+def node_profiles(nodes: Sequence[onnx.NodeProto], times: Sequence[NodeTime]) -> tuple[NodeProfile, ...]:
+    """Names and times of all nodes of a graph, in its order; one that was absorbed has the provider of the other."""
+    names = [node.name or _output(node) for node in nodes]
+    found = []
+    for node, name, time in zip(nodes, names, times, strict=True):
+        into = time.absorbed_into
+        providers = time.providers if into is None else times[into].providers
+        found.append(NodeProfile(
+            index=time.index, name=name, op=node.op_type, output=_output(node), seconds=time.seconds,
+            inserted_s=time.inserted_s, absorbed_into=None if into is None else names[into], kernels=time.kernels,
+            provider=", ".join(providers) or None))
+    return tuple(found)
+
+
+def _output(node: onnx.NodeProto) -> str:
+    """The first output that is not left out, or nothing."""
+    return next((name for name in node.output if name), "")
+
+
+def placed(profile: LayerProfile, node: NodeProfile, *, roofline: Roofline,
+           redundancy: Redundancy) -> LayerProfile:
+    """A measured profile with what the machine and the weights say about the layer: see `LayerProfile`.
+
+    Args:
+        profile: with its cost, time and bytes.
+        node: what the node of the layer costs.
+        roofline: of the machine.
+        redundancy: curves of the layer.
+    """
+    return replace(
+        profile, inserted_s=node.inserted_s, provider=node.provider,
+        roof=roofline.place(macs=profile.macs, moved_bytes=profile.bytes, seconds=profile.time_s),
+        weight_spectra=redundancy.weights, activation_spectra=redundancy.activations)
 
 
 def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None = None,

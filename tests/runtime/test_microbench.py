@@ -270,7 +270,7 @@ def test_unusable_chains_are_refused():
 
 
 def test_large_weights_repeat_a_random_block():
-    values = module._random((3, module._RANDOM_VALUES))
+    values = module.random_values((3, module._RANDOM_VALUES))
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values[0], values[2])
     assert np.unique(values[0]).size > module._RANDOM_VALUES // 2

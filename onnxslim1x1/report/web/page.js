@@ -36,25 +36,20 @@
     panel.hidden = layer.curves.length === 0;
     document.getElementById("no-spectra").hidden = !panel.hidden;
     for (const model of models) {
-      if (model.name && model.name.startsWith("curve_")) model.data = {x: [], y: [], rank: []};
+      if (model.name && model.name.startsWith("curve_")) model.data = {x: [], y: []};
     }
-    const colors = {};
     for (const curve of layer.curves) {
       for (const source of named(`curve_${curve.source}_${curve.number}`)) {
-        source.data = {x: curve.x, y: curve.y, rank: curve.x};
+        source.data = {x: curve.x, y: curve.y};
       }
-    }
-    for (const model of models) {
-      if (model.type === "Line" && model.line_color) colors[models.indexOf(model)] = model.line_color;
     }
     const mark = layer.mark;
     for (const source of named("mark")) {
-      source.data = mark ? {x: [mark.x], y: [mark.y], text: [mark.text]} : {x: [], y: [], text: []};
+      source.data = Object.fromEntries(Object.keys(source.data).map(key => [key, mark ? [mark[key]] : []]));
     }
-    const palette = ["#0072b2", "#e69f00", "#009e73", "#cc79a7"];
     document.getElementById("curves").replaceChildren(...layer.curves.map(curve => {
       const entry = document.createElement("li"), line = document.createElement("i");
-      line.style.borderTopColor = palette[curve.number];
+      line.style.borderTopColor = data.colors[curve.number];
       line.style.borderTopStyle = curve.source === "weights" ? "solid" : "dashed";
       const enough = curve.directions.map(([share, count]) => `${count} for ${+(100 * share).toFixed(1)} %`).join(", ");
       entry.append(line, `${curve.name}: ${enough}`);
