@@ -1,6 +1,7 @@
 """What `import onnxslim1x1` offers: `analyze`, `compare`, `explore`, `plan`, `apply`, `validate` and `slim`.
 
-Each takes a path or an `onnx.ModelProto` (`compare` takes two analyses) and returns frozen values. Options that travel together are values, too.
+Each takes a path or an `onnx.ModelProto` (`compare` takes two analyses) and returns frozen values. Options that travel
+together are values, too.
 """
 
 from __future__ import annotations

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxslim1x1.report.format import count, ms, percent, size_bytes
+from onnxslim1x1.report.format import TIME_NOISE, change, count, ms, percent, size_bytes
 from onnxslim1x1.report.records import AnalysisRecord, ComparisonRecord, MeasuredRecord
 from onnxslim1x1.runtime.hardware import Environment
-from onnxslim1x1.search.comparison import Pair
+from onnxslim1x1.search.comparison import ComparedTotals, Pair
 
 UNKNOWN = "-"
+_GAIN = "predicted gain"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,15 +56,18 @@ def gain(record: AnalysisRecord) -> Fact:
     """What rewriting could save: predicted where there are proposals, and plainly nothing where there are none."""
     measured, saved = record.totals.measured, record.totals.saved_s
     if measured is None:
-        return Fact(label="predicted gain", value=UNKNOWN, note="not measured: leave out --no-measure for proposals")
+        return Fact(label=_GAIN, value=UNKNOWN, note="not measured: leave out --no-measure for proposals")
+    seen = any(p.spectra.activations for p in record.layers)
     if not saved:
-        return Fact(label="predicted gain", value="none", note="nothing worth rewriting from the weights alone; slim "
-                                                               "--calibration IMAGES looks at the data, too")
+        return Fact(label=_GAIN, value="none", note="nothing worth rewriting " + (
+            "with the images" if seen else "from the weights alone; slim --calibration IMAGES looks at the data, too"))
     after = measured.kernel_s - saved
-    return Fact(label="predicted gain", value=f"{measured.kernel_s / after:.2f}x",
+    basis = ("predicted, each layer by its output error on the images; slim --calibration fits them to each other and "
+             "checks the result" if seen else "predicted from the weights alone, accuracy not checked; slim "
+             "--calibration IMAGES finds better factors and checks the result")
+    return Fact(label=_GAIN, value=f"{measured.kernel_s / after:.2f}x",
                 note=f"kernels {ms(measured.kernel_s)} to {ms(after)} ms, {count(record.totals.macs)} to "
-                     f"{count(record.totals.macs_after)} MACs: predicted from the weights alone, accuracy not checked; "
-                     "slim --calibration IMAGES finds better factors and checks the result")
+                     f"{count(record.totals.macs_after)} MACs: {basis}")
 
 
 def headroom(record: AnalysisRecord) -> Fact | None:
@@ -85,36 +90,41 @@ def environment_facts(environment: Environment) -> list[Fact]:
     values = {
         "processor": environment.cpu, "instruction sets": " ".join(environment.isa) or UNKNOWN,
         "logical processors": str(environment.cores), "channel block": str(environment.block), "threads": threads,
-        "providers": ", ".join(environment.providers), "onnxruntime": environment.onnxruntime,
-        "onnx": environment.onnx, "Python": environment.python, "platform": environment.platform}
+        "providers": ", ".join(name.removesuffix("ExecutionProvider") for name in environment.providers),
+        "onnxruntime": environment.onnxruntime, "onnx": environment.onnx, "Python": environment.python,
+        "platform": environment.platform}
     return [Fact(label=label, value=value) for label, value in values.items()]
 
 
 def compared_facts(record: ComparisonRecord) -> list[Fact]:
     """Both models in total."""
-    totals = record.totals
-    rows = [("MACs", totals.macs, count), ("parameters", totals.params, count), ("layers", totals.layers, count),
-            ("layers' time", totals.layers_s, _ms), ("latency", totals.latency_s, _ms),
-            ("file", totals.file_bytes, _bytes)]
-    return [Fact(label=label, value=f"{form(pair.before)} → {form(pair.after)}", note=change(pair))
-            for label, pair, form in rows if pair.before is not None or pair.after is not None]
+    return [Fact(label=label, value=_from_to(before, after), note=changed)
+            for label, before, after, changed in total_rows(record.totals)]
 
 
-def change(pair: Pair) -> str:
-    """``1.50x less``, ``1.20x more``, ``the same``, or empty if it is unknown."""
-    ratio = pair.ratio
-    if ratio is None:
-        return ""
-    if ratio == 0:
-        return "gone"
-    if f"{ratio:.2f}" == "1.00" or f"{1 / ratio:.2f}" == "1.00":
-        return "the same" if ratio == 1 else "about the same"
-    return f"{1 / ratio:.2f}x less" if ratio < 1 else f"{ratio:.2f}x more"
+def total_rows(totals: ComparedTotals) -> list[tuple[str, str, str, str]]:
+    """What it is, before, after and how it changed; without what is known of neither model."""
+    rows: list[tuple[str, Pair, Callable[[float], str], float]] = [
+        ("MACs", totals.macs, count, 0.0), ("parameters", totals.params, count, 0.0),
+        ("layers", totals.layers, count, 0.0), ("layers' time", totals.layers_s, _ms, TIME_NOISE),
+        ("latency, median", totals.latency_s, _ms, TIME_NOISE), ("file size", totals.file_bytes, _bytes, 0.0)]
+    return [(label, _known(pair.before, form), _known(pair.after, form), change(pair, noise=noise))
+            for label, pair, form, noise in rows if pair.before is not None or pair.after is not None]
 
 
-def _ms(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{ms(value)} ms"
+def _from_to(before: str, after: str) -> str:
+    """``1.5 → 1.2 ms``: a unit that both have is said once."""
+    unit = after.partition(" ")[2]
+    return f"{before.removesuffix(f' {unit}') if unit else before} → {after}"
 
 
-def _bytes(value: float | None) -> str:
-    return UNKNOWN if value is None else size_bytes(int(value))
+def _known(value: float | None, form: Callable[[float], str]) -> str:
+    return UNKNOWN if value is None else form(value)
+
+
+def _ms(seconds: float) -> str:
+    return f"{ms(seconds)} ms"
+
+
+def _bytes(value: float) -> str:
+    return size_bytes(int(value))

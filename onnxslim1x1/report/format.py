@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 from onnxslim1x1.search.analysis import Proposal
+from onnxslim1x1.search.comparison import Pair
 from onnxslim1x1.spec import ConvSpec, Ineligible
 
+TIME_NOISE = 0.05  # relative difference of times in two runs that is not worth a word
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -70,6 +72,18 @@ def verdict(proposal: Proposal | None, declined: Ineligible | None) -> str:
     if proposal:
         return f"{proposal.strategy} {shape(proposal.ranks)}"
     return declined.code if declined else "eligible"
+
+
+def change(pair: Pair, *, noise: float = 0.005) -> str:
+    """``1.50x less``, ``1.20x more``, ``the same``, or empty if it is unknown; within `noise`, ``about the same``."""
+    ratio = pair.ratio
+    if ratio is None:
+        return ""
+    if ratio == 0:
+        return "gone"
+    if max(ratio, 1 / ratio) <= 1 + noise:
+        return "the same" if ratio == 1 else "about the same"
+    return f"{1 / ratio:.2f}x less" if ratio < 1 else f"{ratio:.2f}x more"
 
 
 def geometry(spec: ConvSpec) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +57,13 @@ def html_page(record: Record) -> str:
 
     from onnxslim1x1.report.plots import CURVES
 
-    rows = sheet(record)
+    whole = sheet(record)
+    rows = whole.only(lambda i: whole.columns[i].is_shown)
     made = _compared(record) if isinstance(record, ComparisonRecord) else _analysed(record)
     templates = Environment(loader=FileSystemLoader(_WEB), autoescape=True, undefined=StrictUndefined,
                             trim_blocks=True, lstrip_blocks=True)
     template = templates.get_template("page.html.jinja")
-    drawn = {name: _embedded(_item(plot, name)) for name, plot in made["plots"].items() if plot}
+    drawn = {name: _embedded(_item(plot, name)) if plot else "" for name, plot in made["plots"].items()}
     return template.render(
         made | {"plots": drawn}, tool=record.tool, warnings=record.warnings, columns=rows.columns, rows=rows.rows,
         style=(_WEB / "page.css").read_text(encoding="utf-8"), script=(_WEB / "page.js").read_text(encoding="utf-8"),
@@ -73,16 +75,15 @@ def _analysed(record: AnalysisRecord) -> dict[str, Any]:
     from onnxslim1x1.report import plots
 
     measured = record.totals.measured
-    facts = model_facts(record)
     drawn = bool(record.layers)
-    times = [p.time_s or 0.0 for p in record.layers] if measured else [p.macs or 0 for p in record.layers]
+    weights = [float((p.time_s if measured else p.macs) or 0) for p in record.layers]
     spectra = any(p.spectra.weights or p.spectra.activations for p in record.layers)
     return {
-        "title": Path(record.model.path or "model").name, "subtitle": _subtitle(record), "facts": facts[:-1],
+        "title": Path(record.model.path or "model").name, "subtitle": _subtitle(record), "facts": model_facts(record),
         "gain": [*filter(None, [gain(record), headroom(record)])],
         "environment": environment_facts(record.environment) if record.environment else [],
         "legend": ["MACs", "time"] if measured else ["MACs"],
-        "details": [_detail(p) for p in record.layers], "first": times.index(max(times)) if times else None,
+        "details": [_detail(p) for p in record.layers], "first": weights.index(max(weights)) if weights else None,
         "plots": {"overview": plots.overview(record) if drawn else None, "roofline": plots.roofline_plot(record),
                   "spectra": plots.spectra_plot() if spectra else None,
                   "operators": plots.operator_bars(measured.by_op) if measured else None},
@@ -99,8 +100,10 @@ def _compared(record: ComparisonRecord) -> dict[str, Any]:
         "title": " → ".join(names), "subtitle": _subtitle(record.before, record.after),
         "facts": compared_facts(record), "gain": [],
         "environment": environment_facts(environment) if environment else [],
-        "legend": ["before", "after"], "details": _match_details(record), "first": changes.index(max(changes)) if changes else None,
-        "plots": {"overview": plots.compared_bars(record) if record.matches else None},
+        "legend": ["before", "after"], "details": _match_details(record),
+        "first": changes.index(max(changes)) if changes else None,
+        "plots": {"overview": plots.compared_bars(record) if record.matches else None, "roofline": None,
+                  "spectra": None, "operators": None},
         "unmapped": (), "compared": True, "measured": environment is not None}
 
 
@@ -136,7 +139,7 @@ def _match_details(record: ComparisonRecord) -> list[dict[str, Any]]:
     sides = [{p.name: p for p in one.layers} for one in (record.before, record.after)]
     found = []
     for match in record.matches:
-        facts = [("matched by", match.found)]
+        facts: list[tuple[str, str]] = [("matched by", match.found)]
         for side, names, layers in (("before", match.before, sides[0]), ("after", match.after, sides[1])):
             for name in names:
                 layer = layers.get(name)
@@ -181,7 +184,7 @@ def _mark(layer: LayerRecord) -> dict[str, Any] | None:
 
 def _error(kept: float) -> float:
     """Relative error that is left where a share of the energy is kept: ``sqrt(1 - kept)``."""
-    return max(0.0, 1.0 - kept) ** 0.5
+    return math.sqrt(max(0.0, 1.0 - kept))
 
 
 def _error_at(curve: CurveRecord, rank: int) -> float:

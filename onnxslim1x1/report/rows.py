@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxslim1x1.report.facts import UNKNOWN, change
-from onnxslim1x1.report.format import count, geometry, ms, percent, shape, verdict
+from onnxslim1x1.report.facts import UNKNOWN
+from onnxslim1x1.report.format import TIME_NOISE, change, count, geometry, ms, percent, shape, verdict
 from onnxslim1x1.report.records import AnalysisRecord, ComparisonRecord, LayerRecord, Record
-from onnxslim1x1.search.comparison import Match
+from onnxslim1x1.search.comparison import Match, Pair
 
 Value = str | float | int | None
 
@@ -22,12 +22,14 @@ class Column:
         title: its heading for people.
         is_text: whether it holds text rather than numbers.
         is_narrow: whether it is shown on a phone, too.
+        is_shown: whether a page shows it at all; what it leaves out is in CSV and Markdown.
     """
 
     key: str
     title: str
     is_text: bool = False
     is_narrow: bool = False
+    is_shown: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +47,16 @@ class Sheet:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
+    def only(self, wanted: Callable[[int], bool]) -> Sheet:
+        """Without the columns at some positions."""
+        kept = [i for i in range(len(self.columns)) if wanted(i)]
+        return Sheet(columns=tuple(self.columns[i] for i in kept),
+                     rows=tuple(tuple(row[i] for i in kept) for row in self.rows))
+
 
 _LAYERS = (
     Column(key="layer", title="layer", is_text=True, is_narrow=True),
-    Column(key="index", title="node"),
+    Column(key="index", title="node", is_shown=False),
     Column(key="kind", title="kind", is_text=True),
     Column(key="kernel", title="kernel", is_text=True),
     Column(key="in_shape", title="in", is_text=True),
@@ -63,34 +71,32 @@ _LAYERS = (
     Column(key="bound", title="bound by", is_text=True),
     Column(key="rewrite", title="rewrite", is_text=True, is_narrow=True),
     Column(key="error", title="error"),
-    Column(key="macs_after", title="MACs after"),
+    Column(key="macs_after", title="MACs after", is_shown=False),
     Column(key="time_ms_after", title="ms after"),
 )
 _MATCHES = (
-    Column(key="before", title="before", is_text=True, is_narrow=True),
-    Column(key="after", title="after", is_text=True, is_narrow=True),
+    Column(key="layer", title="layer", is_text=True, is_narrow=True),
+    Column(key="before", title="before", is_text=True, is_shown=False),
+    Column(key="after", title="after", is_text=True),
     Column(key="found", title="matched by", is_text=True),
     Column(key="macs_before", title="MACs"),
     Column(key="macs_after", title="MACs after"),
-    Column(key="macs_ratio", title="ratio", is_narrow=True),
+    Column(key="macs_ratio", title="change", is_narrow=True),
     Column(key="params_before", title="params"),
     Column(key="params_after", title="params after"),
     Column(key="time_ms_before", title="ms", is_narrow=True),
     Column(key="time_ms_after", title="ms after", is_narrow=True),
-    Column(key="time_change", title="time", is_text=True),
+    Column(key="time_ratio", title="change of time"),
 )
 
 
 def sheet(record: Record) -> Sheet:
-    """All rows of a record; columns in which nothing was measured are left out."""
+    """All rows of a record; columns in which nothing is known are left out."""
     if isinstance(record, ComparisonRecord):
-        return _compact(_MATCHES, [_match_cells(match) for match in record.matches])
-    return _compact(_LAYERS, [_layer_cells(layer, record) for layer in record.layers])
-
-
-def _compact(columns: Sequence[Column], rows: Sequence[tuple[Cell, ...]]) -> Sheet:
-    used = [i for i in range(len(columns)) if not rows or any(row[i].value is not None for row in rows)]
-    return Sheet(columns=tuple(columns[i] for i in used), rows=tuple(tuple(row[i] for i in used) for row in rows))
+        whole = Sheet(columns=_MATCHES, rows=tuple(map(_match_cells, record.matches)))
+    else:
+        whole = Sheet(columns=_LAYERS, rows=tuple(_layer_cells(layer, record) for layer in record.layers))
+    return whole.only(lambda i: not whole.rows or any(row[i].value is not None for row in whole.rows))
 
 
 def _layer_cells(layer: LayerRecord, record: AnalysisRecord) -> tuple[Cell, ...]:
@@ -107,12 +113,15 @@ def _layer_cells(layer: LayerRecord, record: AnalysisRecord) -> tuple[Cell, ...]
 
 
 def _match_cells(match: Match) -> tuple[Cell, ...]:
-    ratio = match.macs.ratio
     return (
-        _text(" + ".join(match.before) or None), _text(" + ".join(match.after) or None), _text(match.found),
-        _count(match.macs.before), _count(match.macs.after), _number(ratio, ".3f"), _count(match.params.before),
+        _text((match.before or match.after)[-1]), _text(" + ".join(match.before) or None), _text(" + ".join(match.after) or None), _text(match.found),
+        _count(match.macs.before), _count(match.macs.after), _change(match.macs), _count(match.params.before),
         _count(match.params.after), _ms(match.time_s.before), _ms(match.time_s.after),
-        _text(change(match.time_s) or None))
+        _change(match.time_s, noise=TIME_NOISE))
+
+
+def _change(pair: Pair, *, noise: float = 0.0) -> Cell:
+    return Cell(text=change(pair, noise=noise) or UNKNOWN, value=pair.ratio)
 
 
 def _text(value: str | None) -> Cell:
