@@ -21,7 +21,7 @@ class ReportFlags:
     """Which reports are written, and where."""
 
     html: Annotated[Path | None, typer.Option(
-        metavar="FILE", help="Write a page with tables and plots that needs no network (from the extra report).")] = None
+        metavar="FILE", help="Write one self-contained page with tables and plots (needs bokeh).")] = None
     csv: Annotated[Path | None, typer.Option(
         metavar="FILE", help="Write one line per layer for spreadsheets; - prints it instead of the table.")] = None
     markdown: Annotated[Path | None, typer.Option(

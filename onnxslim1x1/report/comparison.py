@@ -53,7 +53,8 @@ def comparison_report(comparison: Comparison, matches: Sequence[Match], *, wide:
 def _narrow(comparison: Comparison, matches: Sequence[Match]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     timed = comparison.totals.layers_s.before is not None
     rows = [(_name(m), _became(m), count(m.macs.before), count(m.macs.after),
-             *((ms(m.time_s.before), ms(m.time_s.after)) if timed else ()), change(m.time_s, noise=TIME_NOISE) if timed else change(m.macs))
+             *((ms(m.time_s.before), ms(m.time_s.after), change(m.time_s, noise=TIME_NOISE)) if timed else
+               (change(m.macs),)))
             for m in matches]
     times = ("ms", "after") if timed else ()
     return ("layer", "became", "MACs", "after", *times, "time" if timed else "MACs"), [_known(row) for row in rows]
@@ -61,7 +62,8 @@ def _narrow(comparison: Comparison, matches: Sequence[Match]) -> tuple[tuple[str
 
 def _wide(_comparison: Comparison, matches: Sequence[Match]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     rows = [(_name(m), _became(m), m.found, count(m.macs.before), count(m.macs.after), change(m.macs),
-             count(m.params.before), count(m.params.after), ms(m.time_s.before), ms(m.time_s.after), change(m.time_s, noise=TIME_NOISE))
+             count(m.params.before), count(m.params.after), ms(m.time_s.before), ms(m.time_s.after),
+             change(m.time_s, noise=TIME_NOISE))
             for m in matches]
     return ("layer", "became", "matched by", "MACs", "after", "change", "params", "after", "ms", "after",
             "change"), [_known(row) for row in rows]

@@ -114,7 +114,8 @@ def _layer_cells(layer: LayerRecord, record: AnalysisRecord) -> tuple[Cell, ...]
 
 def _match_cells(match: Match) -> tuple[Cell, ...]:
     return (
-        _text((match.before or match.after)[-1]), _text(" + ".join(match.before) or None), _text(" + ".join(match.after) or None), _text(match.found),
+        _text((match.before or match.after)[-1]), _text(" + ".join(match.before) or None),
+        _text(" + ".join(match.after) or None), _text(match.found),
         _count(match.macs.before), _count(match.macs.after), _change(match.macs), _count(match.params.before),
         _count(match.params.after), _ms(match.time_s.before), _ms(match.time_s.after),
         _change(match.time_s, noise=TIME_NOISE))

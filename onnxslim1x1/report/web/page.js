@@ -114,7 +114,7 @@
 
   function paint() {
     const style = getComputedStyle(document.documentElement);
-    const [ink, quiet, line, grid, card] = ["--ink", "--quiet", "--line", "--grid", "--card"]
+    const [quiet, line, grid, card] = ["--quiet", "--line", "--grid", "--card"]
       .map(name => style.getPropertyValue(name).trim());
     for (const model of models) {
       if (model.type.endsWith("Axis")) {
@@ -122,10 +122,9 @@
           major_tick_line_color: line, minor_tick_line_color: null, axis_label_text_font_style: "normal"});
       } else if (model.type === "Grid") {
         model.setv({grid_line_color: grid});
-      } else if (model.type === "Legend") {
-        model.setv({label_text_color: ink, background_fill_color: card, background_fill_alpha: 0.8, border_line_color: null});
       } else if (model.type === "Figure") {
-        model.setv({outline_line_color: line});
+        model.setv({outline_line_color: line, background_fill_color: card, background_fill_alpha: 1,
+          border_fill_color: card, border_fill_alpha: 1});
       } else if (model.type === "Text") {
         model.setv({text_color: {value: quiet}});
       }
