@@ -116,11 +116,15 @@ def compare(before: Analysis, after: Analysis) -> Comparison:
 def matched(before: Sequence[LayerProfile], after: Sequence[LayerProfile]) -> tuple[Match, ...]:
     """Which layers of two models belong together.
 
-    Layers with one name and as many output channels are one; so are those that write one tensor. A layer that is not
-    matched and feeds a matched one belongs to it if the chain begins at the tensor that the other model's layer reads.
-    What is left is matched where the order of equal geometries agrees, at last by names and tensors alone.
+    First those that have a name in common, then those that write one tensor: for certain where the geometry agrees,
+    too (numbers as names may have moved), else with as many output channels. A layer that is not matched and feeds a
+    matched one belongs to it if the chain begins at a tensor that the other model has there. What is left is matched
+    where the order of equal geometries agrees, at last by names and tensors alone.
     """
     pairing = _Pairing(before, after)
+    pairing.by_key("name", lambda p: (_name(p), _output(p)), _same_outputs)
+    pairing.by_key("name", _name, _same_geometry)
+    pairing.by_key("output", _output, _same_geometry)
     pairing.by_key("name", _name, _same_outputs)
     pairing.by_key("output", _output, _same_outputs)
     pairing.gather_chains()
@@ -136,6 +140,15 @@ def _name(profile: LayerProfile) -> str:
 
 def _output(profile: LayerProfile) -> str:
     return profile.layer.output
+
+
+def _geometry(profile: LayerProfile) -> tuple[object, ...]:
+    spec = profile.layer.spec
+    return (spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.dilation, spec.groups, spec.transposed)
+
+
+def _same_geometry(one: LayerProfile, other: LayerProfile) -> bool:
+    return _geometry(one) == _geometry(other)
 
 
 def _same_outputs(one: LayerProfile, other: LayerProfile) -> bool:
@@ -167,7 +180,7 @@ class _Pairing:
         self._groups.append(group)
         self._taken[0][i] = self._taken[1][j] = group
 
-    def by_key(self, found: Found, key: Callable[[LayerProfile], str],
+    def by_key(self, found: Found, key: Callable[[LayerProfile], object],
                fits: Callable[[LayerProfile, LayerProfile], bool]) -> None:
         """Join free layers that have a key in common."""
         before, after = self._sides
@@ -212,9 +225,7 @@ class _Pairing:
         if group is not None:
             members = (group.before, group.after)[side]
             return (id(group), len(members) - members.index(position))
-        spec = self._sides[side][position].layer.spec
-        return (spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.dilation, spec.groups,
-                spec.transposed)
+        return _geometry(self._sides[side][position])
 
     def result(self) -> tuple[Match, ...]:
         """All groups, and every layer that is in none."""
