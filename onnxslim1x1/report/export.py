@@ -56,4 +56,4 @@ def _line(cells: Iterable[str] | Sequence[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text that Markdown shows as it is: names of layers may hold whatever Markdown and HTML give a meaning to."""
-    return re.sub(r"[\\`*{}\[\]<>|~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+    return re.sub(r"[\\`*{}\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
