@@ -168,8 +168,8 @@ def _gain(analysis: Analysis) -> list[str]:
     seen = any(p.activation_spectra for p in analysis.layers)
     if not proposals or analysis.profile is None or not analysis.saved_s:
         return ["nothing worth rewriting was found with the images" if seen else
-                "nothing worth rewriting was found from the weights alone; slim --calibration IMAGES looks at the data, "
-                "too"]
+                "nothing worth rewriting was found from the weights alone; slim --calibration IMAGES looks at the "
+                "data, too"]
     before = analysis.profile.total_kernel_s
     return [f"proposed: {len(proposals)} layers, {count(analysis.macs)} -> {count(analysis.macs_after)} MACs, "
             f"kernels {ms(before)} -> {ms(before - analysis.saved_s)} ms (predicted), "
