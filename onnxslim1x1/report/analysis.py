@@ -55,7 +55,7 @@ def _narrow_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
             for p in layers], left=(4,))
     rows = [(p.layer.name, geometry(p.layer.spec), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
              _roof(p.roof, short=True), sparkline(_shown(p).inputs, _SPARK), _verdict(p),
-             ms(p.proposal.time_s) if p.proposal else "") for p in layers]
+             ms(p.proposal.time_s) if p.proposal and p.time_s else "") for p in layers]
     return named_table(("layer", "kernel", "MACs", "ms", "share", "roof", "inputs", "rewrite", "after"), rows,
                        left=(6, 7))
 
@@ -69,7 +69,7 @@ def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
             count(p.params), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
             "-" if rate is None else f"{rate:.1f}", "-" if intensity is None else f"{intensity:.1f}", _roof(p.roof),
             sparkline(spectra.inputs, _SPARK), sparkline(spectra.outputs, _SPARK),
-            _verdict(p), f"{after.error:.3f}" if after else "", ms(after.time_s) if after else ""))
+            _verdict(p), f"{after.error:.3f}" if after else "", ms(after.time_s) if after and p.time_s else ""))
     return named_table(("layer", "kernel", "in", "out", "params", "MACs", "ms", "share", "GMAC/s", "MAC/B", "roof",
                         "inputs", "outputs", "rewrite", "error", "after"), rows, left=(11, 12, 13), width=WIDE)
 
@@ -91,10 +91,13 @@ def node_table(analysis: Analysis, *, wide: bool) -> Table:
     kernels = analysis.profile.total_kernel_s if analysis.profile else None
     rows = []
     for node in analysis.nodes:
-        where = f"in {node.absorbed_into}" if node.absorbed_into is not None else "+".join(node.kernels) or "folded"
+        lost = not node.kernels and node.absorbed_into is None and node.provider is not None
+        where = f"in {node.absorbed_into}" if node.absorbed_into is not None else "+".join(node.kernels) or (
+            "not mapped" if lost else "folded")
         provider = (node.provider or "-").replace("ExecutionProvider", "")
-        rows.append((node.name, node.op, ms(node.seconds), ms(node.inserted_s) if node.inserted_s else "",
-                     percent(node.seconds + node.inserted_s, kernels), provider,
+        rows.append((node.name, node.op, "-" if lost else ms(node.seconds),
+                     ms(node.inserted_s) if node.inserted_s else "",
+                     "-" if lost else percent(node.seconds + node.inserted_s, kernels), provider,
                      where if wide else fitted(where, _KERNELS)))
     return named_table(("node", "operator", "ms", "+ reorders", "share", "provider", "kernels"), rows, left=(1, 5, 6),
                        width=WIDE if wide else NARROW)

@@ -213,7 +213,7 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
 
     Args:
         layers: in graph order.
-        times: measured seconds by node index.
+        times: measured seconds by node index; a node that is missing was not measured.
         bench: gives the spectra.
         max_error: largest relative weight error of a proposal.
         measure: speed-up (old/new) of a chain over a layer.
@@ -221,7 +221,7 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
     """
     result = []
     for number, layer in enumerate(layers):
-        time_s = None if times is None else times.get(layer.index, 0.0)
+        time_s = None if times is None else times.get(layer.index)
         declined: Ineligible | None = layer.ineligible or _declined(layer)
         proposal = None
         if bench is not None and measure is not None and declined is None:
@@ -249,8 +249,8 @@ def _propose(bench: Workbench, layer: Layer, *, max_error: float, measure: Measu
     best: Candidate | None = cheapest_within(candidates, max_error)
     if best is None:
         least = min(c.error for c in candidates)
-        return Ineligible(code="flat_spectrum", reason=f"no rank that saves MACs keeps the weight error within "
-                                                       f"{max_error:g} (least {least:.2f})")
+        return Ineligible(code="flat_spectrum", reason=f"no rank that saves MACs keeps the error within "
+                                                       f"{max_error:g} (least {least:.3f})")
     speedup = measure(layer.spec, by_name(best.strategy).chain(layer.spec, best.ranks))
     ranks = ",".join(map(str, best.ranks))
     if speedup < LEAST_SPEEDUP:

@@ -21,7 +21,7 @@ from onnxslim1x1.spec import ConvSpec, Cost, Ineligible
 from onnxslim1x1.strategies.redundancy import EnergyCurve, LayerSpectra
 
 DECLINED = Ineligible(code="flat_spectrum",
-                      reason="no rank that saves MACs keeps the weight error within 0.3 (least 0.44)")
+                      reason="no rank that saves MACs keeps the error within 0.3 (least 0.440)")
 ENVIRONMENT = Environment(
     cpu="Intel(R) Xeon(R) Platinum 8488C", isa=("avx2", "avx512f"), cores=96, block=16, onnxruntime="1.22.0",
     onnx="1.18.0", python="3.11.7", platform="Linux-x86_64", providers=("CPUExecutionProvider",), threads=0)
@@ -206,6 +206,9 @@ def test_every_node_is_listed_on_demand(width, wide):
     assert [c[15] for c in cells][1:6] == ["Conv", "987", "15.4", "40.9%", "CPU"]
     assert cells[6][16] == "in video/res4a_2/conv3d" if wide else cells[6][16].startswith("in ")
     assert [c[-1] for c in cells][1:] == ["Relu", "0.000", "", "0.0%", "-", "folded"]
+    compiled = node(99, "compiled", "Conv", provider="OtherExecutionProvider")
+    table = analysis_report(dataclasses.replace(found, nodes=(compiled,)), (), wide=wide, nodes=True)[2]
+    assert [next(iter(column.cells)) for column in table.columns][1:] == ["Conv", "-", "", "-", "Other", "not mapped"]
 
 
 def test_the_roof_and_what_is_bound_by_it_are_told():
