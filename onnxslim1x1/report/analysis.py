@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -12,11 +12,12 @@ from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, fitted, geometry, ms, percent, shape
 from onnxslim1x1.report.spectra import LEGEND, sparkline, spectra_json
 from onnxslim1x1.report.style import NARROW, WIDE, named_table
-from onnxslim1x1.runtime.profile import ModelProfile
-from onnxslim1x1.runtime.roofline import RoofPlace
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
-from onnxslim1x1.spec import Ineligible
-from onnxslim1x1.strategies.redundancy import LayerSpectra
+from onnxslim1x1.spec import Ineligible, LayerSpectra
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.profile import ModelProfile
+    from onnxslim1x1.runtime.roofline import RoofPlace
 
 SORT_KEYS = ("graph", "time", "macs", "params", "gain")
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import fields
 from typing import Any
 
-from onnxslim1x1.strategies.redundancy import SHARES, EnergyCurve, LayerSpectra
+from onnxslim1x1.spec import SHARES, EnergyCurve, LayerSpectra
 
 LEGEND = "▁ under 25 %, ▂ 25, ▃ 50, ▄ 75, ▅ 90, ▆ 97, ▇ 99, █ 99.9 % and more"
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.runtime.hardware import Environment
-from onnxslim1x1.runtime.profile import ModelProfile, NodeTime
-from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
 from onnxslim1x1.search.candidates import Candidate, cheapest_within
-from onnxslim1x1.search.curves import Redundancy
 from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
 from onnxslim1x1.search.workbench import Workbench
-from onnxslim1x1.spec import Cost, Ineligible, Ints
+from onnxslim1x1.spec import Cost, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import STRATEGIES, by_name
-from onnxslim1x1.strategies.redundancy import LayerSpectra
 
 if TYPE_CHECKING:
     import onnx
+
+    from onnxslim1x1.runtime.profile import ModelProfile, NodeTime
+    from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
+    from onnxslim1x1.search.curves import Redundancy
 
 Progress = Callable[[float], None]
 

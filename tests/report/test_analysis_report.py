@@ -17,8 +17,7 @@ from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
 from onnxslim1x1.runtime.roofline import Roofline
 from onnxslim1x1.search.analysis import Analysis, LayerProfile, NodeProfile, Proposal
-from onnxslim1x1.spec import ConvSpec, Cost, Ineligible
-from onnxslim1x1.strategies.redundancy import EnergyCurve, LayerSpectra
+from onnxslim1x1.spec import ConvSpec, Cost, EnergyCurve, Ineligible, LayerSpectra
 
 DECLINED = Ineligible(code="flat_spectrum",
                       reason="no rank that saves MACs keeps the error within 0.3 (least 0.440)")

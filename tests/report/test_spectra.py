@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onnxslim1x1.report.spectra import LEGEND, sparkline, spectra_json
-from onnxslim1x1.strategies.redundancy import SHARES, EnergyCurve, LayerSpectra
+from onnxslim1x1.spec import SHARES, EnergyCurve, LayerSpectra
 
 
 def test_levels_are_those_of_the_legend():
