@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -12,11 +12,12 @@ from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, fitted, geometry, ms, percent, shape, verdict
 from onnxslim1x1.report.spectra import LEGEND, sparkline, spectra_json
 from onnxslim1x1.report.style import NARROW, WIDE, named_table
-from onnxslim1x1.runtime.profile import ModelProfile
-from onnxslim1x1.runtime.roofline import RoofPlace
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
-from onnxslim1x1.spec import Ineligible
-from onnxslim1x1.strategies.redundancy import LayerSpectra
+from onnxslim1x1.spec import Ineligible, LayerSpectra
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.profile import ModelProfile
+    from onnxslim1x1.runtime.roofline import RoofPlace
 
 SORT_KEYS = ("graph", "time", "macs", "params", "gain")
 
@@ -55,7 +56,7 @@ def _narrow_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
             for p in layers], left=(4,))
     rows = [(p.layer.name, geometry(p.layer.spec), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
              _roof(p.roof, short=True), sparkline(_shown(p).inputs, _SPARK), _verdict(p),
-             ms(p.proposal.time_s) if p.proposal else "") for p in layers]
+             ms(p.proposal.time_s) if p.proposal and p.time_s else "") for p in layers]
     return named_table(("layer", "kernel", "MACs", "ms", "share", "roof", "inputs", "rewrite", "after"), rows,
                        left=(6, 7))
 
@@ -69,7 +70,7 @@ def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
             count(p.params), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
             "-" if rate is None else f"{rate:.1f}", "-" if intensity is None else f"{intensity:.1f}", _roof(p.roof),
             sparkline(spectra.inputs, _SPARK), sparkline(spectra.outputs, _SPARK),
-            _verdict(p), f"{after.error:.3f}" if after else "", ms(after.time_s) if after else ""))
+            _verdict(p), f"{after.error:.3f}" if after else "", ms(after.time_s) if after and p.time_s else ""))
     return named_table(("layer", "kernel", "in", "out", "params", "MACs", "ms", "share", "GMAC/s", "MAC/B", "roof",
                         "inputs", "outputs", "rewrite", "error", "after"), rows, left=(11, 12, 13), width=WIDE)
 
@@ -91,10 +92,13 @@ def node_table(analysis: Analysis, *, wide: bool) -> Table:
     kernels = analysis.profile.total_kernel_s if analysis.profile else None
     rows = []
     for node in analysis.nodes:
-        where = f"in {node.absorbed_into}" if node.absorbed_into is not None else "+".join(node.kernels) or "folded"
+        lost = not node.kernels and node.absorbed_into is None and node.provider is not None
+        where = f"in {node.absorbed_into}" if node.absorbed_into is not None else "+".join(node.kernels) or (
+            "not mapped" if lost else "folded")
         provider = (node.provider or "-").replace("ExecutionProvider", "")
-        rows.append((node.name, node.op, ms(node.seconds), ms(node.inserted_s) if node.inserted_s else "",
-                     percent(node.seconds + node.inserted_s, kernels), provider,
+        rows.append((node.name, node.op, "-" if lost else ms(node.seconds),
+                     ms(node.inserted_s) if node.inserted_s else "",
+                     "-" if lost else percent(node.seconds + node.inserted_s, kernels), provider,
                      where if wide else fitted(where, _KERNELS)))
     return named_table(("node", "operator", "ms", "+ reorders", "share", "provider", "kernels"), rows, left=(1, 5, 6),
                        width=WIDE if wide else NARROW)
@@ -166,8 +170,8 @@ def _gain(analysis: Analysis) -> list[str]:
     seen = any(p.activation_spectra for p in analysis.layers)
     if not proposals or analysis.profile is None or not analysis.saved_s:
         return ["nothing worth rewriting was found with the images" if seen else
-                "nothing worth rewriting was found from the weights alone; slim --calibration IMAGES looks at the data, "
-                "too"]
+                "nothing worth rewriting was found from the weights alone; slim --calibration IMAGES looks at the "
+                "data, too"]
     before = analysis.profile.total_kernel_s
     return [f"proposed: {len(proposals)} layers, {count(analysis.macs)} -> {count(analysis.macs_after)} MACs, "
             f"kernels {ms(before)} -> {ms(before - analysis.saved_s)} ms (predicted), "

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from dataclasses import fields
 from typing import Any
 
-from onnxslim1x1.strategies.redundancy import SHARES, EnergyCurve, LayerSpectra
+from onnxslim1x1.spec import SHARES, EnergyCurve, LayerSpectra
 
 LEGEND = "▁ under 25 %, ▂ 25, ▃ 50, ▄ 75, ▅ 90, ▆ 97, ▇ 99, █ 99.9 % and more"
 
@@ -41,7 +41,7 @@ def _curve_json(curve: EnergyCurve | None) -> dict[str, Any] | None:
         return None
     directions = {f"{share:g}": curve.directions(share) for share in SHARES}
     count, even = len(curve.kept), _MOST_POINTS - len(directions)
-    ranks = set(range(1, count + 1)) if count <= even else {
+    ranks = set(range(1, count + 1)) if count <= _MOST_POINTS else {
         1 + round(k * (count - 1) / (even - 1)) for k in range(even)} | set(directions.values())
     points = sorted(ranks)
     return {"size": curve.size, "directions": directions, "ranks": points,

@@ -25,7 +25,7 @@ from onnxslim1x1.errors import OptionError, RuntimeFailure
 from onnxslim1x1.runtime.benchmark import timing_options
 from onnxslim1x1.runtime.hardware import environment
 from onnxslim1x1.runtime.kernels import KernelRun, recording
-from onnxslim1x1.runtime.session import Feeds, provider_name, run
+from onnxslim1x1.runtime.session import CPU, Feeds, provider_name, run
 from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.spec import EXPLICIT_PADS, ConvSpec, Ints
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Chain = tuple[ConvSpec, ...]
 Weights = NDArray[np.float32]
+
+COPIES = ("MemcpyFromHost", "MemcpyToHost")  # kernels that move data to a device and back
 
 _WARMUP_RUNS = 3
 _MIN_RUNS = 3
@@ -164,8 +166,13 @@ def fastest_quarter(seconds: Iterable[float]) -> float:
 
 
 def _between_neighbours(kernels: Sequence[KernelRun]) -> Sequence[KernelRun]:
-    """The kernels of the chain: those after the first neighbour, up to the second (all run one after the other)."""
+    """The kernels of the chain: those after the first neighbour, up to the second (all run one after the other).
+
+    Other providers than the CPU's may compile all of it into one kernel: then it is that one, neighbours included.
+    """
     ends = [k for k, kernel in enumerate(kernels) if kernel.op in _NEIGHBOURS]
+    if len(ends) != 2 and any(kernel.provider not in ("", CPU) for kernel in kernels):
+        return [kernel for kernel in kernels if kernel.op not in COPIES]
     if len(ends) != 2:
         raise RuntimeFailure(f"microbenchmark: onnxruntime ran {[kernel.op for kernel in kernels]}, in which the two "
                              f"neighbours of the chain cannot be told; the time of a chain cannot be measured")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onnxslim1x1.runtime.benchmark import timing_options
 from onnxslim1x1.runtime.kernels import recording
-from onnxslim1x1.runtime.microbench import fastest_quarter, machine_key, random_values, rounds, time_chain
+from onnxslim1x1.runtime.microbench import COPIES, fastest_quarter, machine_key, random_values, rounds, time_chain
 from onnxslim1x1.runtime.session import provider_name
 from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.spec import ConvSpec
@@ -35,7 +35,6 @@ _METHOD = 1  # part of the key of kept figures: raise it when they are no longer
 _ELEMENTS = 1 << 24  # float32 per tensor: 64 MiB, so that two or three of them exceed most caches
 _BUDGET_S = 0.25
 _LEAST_RUNS, _MOST_RUNS, _WARMUP_RUNS = 3, 50, 2
-_COPIES = ("MemcpyFromHost", "MemcpyToHost")
 
 _measured: dict[tuple[str, int, str], float] = {}
 
@@ -136,7 +135,7 @@ def _measure(op: str, threads: int, provider: str) -> float:
         count = rounds(pairs, _BUDGET_S, least=_LEAST_RUNS, most=_MOST_RUNS)
         runs = recorded.runs()[-count:]
     moved = 4 * _ELEMENTS * (MOVERS[op] + 1)
-    return moved / fastest_quarter(math.fsum(k.seconds for k in run if k.op not in _COPIES) for run in runs)
+    return moved / fastest_quarter(math.fsum(k.seconds for k in run if k.op not in COPIES) for run in runs)
 
 
 def _mover(op: str) -> onnx.ModelProto:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.hardware import Environment
-from onnxslim1x1.runtime.profile import ModelProfile, NodeTime
-from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
 from onnxslim1x1.search.candidates import Candidate, cheapest_within
-from onnxslim1x1.search.curves import Redundancy
 from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
 from onnxslim1x1.search.workbench import Workbench
-from onnxslim1x1.spec import Cost, Ineligible, Ints
+from onnxslim1x1.spec import Cost, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import STRATEGIES, by_name
-from onnxslim1x1.strategies.redundancy import LayerSpectra
 
 if TYPE_CHECKING:
     import onnx
+
+    from onnxslim1x1.runtime.profile import ModelProfile, NodeTime
+    from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
+    from onnxslim1x1.search.curves import Redundancy
 
 Progress = Callable[[float], None]
 
@@ -216,7 +216,7 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
 
     Args:
         layers: in graph order.
-        times: measured seconds by node index.
+        times: measured seconds by node index; a node that is missing was not measured.
         bench: gives the spectra.
         max_error: largest relative weight error of a proposal.
         measure: speed-up (old/new) of a chain over a layer.
@@ -224,7 +224,7 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
     """
     result = []
     for number, layer in enumerate(layers):
-        time_s = None if times is None else times.get(layer.index, 0.0)
+        time_s = None if times is None else times.get(layer.index)
         declined: Ineligible | None = layer.ineligible or _declined(layer)
         proposal = None
         if bench is not None and measure is not None and declined is None:
@@ -262,8 +262,8 @@ def _propose(bench: Workbench, layer: Layer, *, max_error: float, measure: Measu
     best: Candidate | None = cheapest_within(candidates, max_error)
     if best is None:
         least = min(c.error for c in candidates)
-        return Ineligible(code="flat_spectrum", reason=f"no rank that saves MACs keeps the weight error within "
-                                                       f"{max_error:g} (least {least:.2f})")
+        return Ineligible(code="flat_spectrum", reason=f"no rank that saves MACs keeps the error within "
+                                                       f"{max_error:g} (least {least:.3f})")
     speedup = measure(layer.spec, by_name(best.strategy).chain(layer.spec, best.ranks))
     ranks = ",".join(map(str, best.ranks))
     if speedup < LEAST_SPEEDUP:

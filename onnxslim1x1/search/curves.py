@@ -10,8 +10,7 @@ from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.runtime.store import Shelf
 from onnxslim1x1.search.workbench import Row, Workbench
-from onnxslim1x1.spec import Ineligible
-from onnxslim1x1.strategies.redundancy import EnergyCurve, LayerSpectra
+from onnxslim1x1.spec import EnergyCurve, Ineligible, LayerSpectra
 
 KIND = "redundancy"
 CODE = ("linalg", "strategies", "search/curves.py", "search/candidates.py", "search/workbench.py")
@@ -45,11 +44,11 @@ def study(bench: Workbench, layers: Sequence[Layer], place: Shelf, *,
     """
     found = {}
     for number, layer in enumerate(layers):
-        kept = place.value(KIND, layer=layer.output)
+        kept = place.value(KIND, layer=layer.name)
         if kept is None:
             redundancy = _study(bench, layer)
             place.put_value(KIND, asdict(redundancy) | {"table": [asdict(row) for row in bench.table(layer)]},
-                            layer=layer.output)
+                            layer=layer.name)
         else:
             bench.adopt(layer, [Row(**(row | {"ranks": tuple(row["ranks"])})) for row in kept["table"]], weighted=False)
             redundancy = Redundancy(weights=_spectra(kept["weights"]), activations=_spectra(kept["activations"]))

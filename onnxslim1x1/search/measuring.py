@@ -65,8 +65,8 @@ def measured_analysis(plain: Analysis, subject: Subject, options: RunOptions, *,
     limit = max_error
     if limit is None:
         limit = ERROR_FROM_WEIGHTS if calibration is None else ERROR_FROM_DATA
-    profiles = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes}, bench=bench, max_error=limit,
-                              measure=measured(options), progress=options.stage("rewrites"))
+    profiles = layer_profiles(layers, times=_times(profile), bench=bench, max_error=limit, measure=measured(options),
+                              progress=options.stage("rewrites"))
     nodes = node_profiles(subject.model.proto.graph.node, profile.nodes)
     found = tuple(placed(replace(p, bytes=subject.moved.get(p.layer.name)), nodes[p.layer.index],
                          roofline=roofline, redundancy=redundancy[p.layer.name]) for p in profiles)
@@ -79,6 +79,12 @@ def _profile(subject: Subject, options: RunOptions) -> ModelProfile:
     feeds = random_feeds(model_inputs(subject.model, subject.shapes), seed=options.seed)
     return profile_model(subject.model.inlined(), feeds, settings=settings, where=subject.model.where,
                          progress=options.stage("profiling"))
+
+
+def _times(profile: ModelProfile) -> dict[int, float]:
+    """Seconds by node; where kernels could not be mapped, a node without any may have run in one of them."""
+    return {n.index: n.seconds for n in profile.nodes
+            if n.kernels or n.absorbed_into is not None or not profile.unmapped}
 
 
 def _bench(subject: Subject, calibration: DataOptions | None,

@@ -16,9 +16,9 @@ from onnxslim1x1.linalg.moments import Moments
 from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.search.candidates import Candidate, eligible_families, rank_grid
 from onnxslim1x1.search.loss import LossModel
-from onnxslim1x1.spec import Factorization, Ineligible, Ints
+from onnxslim1x1.spec import Factorization, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import Decomposition, Strategy, by_name
-from onnxslim1x1.strategies.redundancy import LayerSpectra, layer_spectra
+from onnxslim1x1.strategies.redundancy import layer_spectra
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

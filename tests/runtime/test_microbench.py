@@ -128,6 +128,18 @@ def test_a_session_without_the_neighbours_is_a_failure():
         module._between_neighbours([lone])
 
 
+def test_a_provider_that_compiles_the_chain_is_charged_for_all_of_it():
+    def kernel(op, provider="OtherExecutionProvider"):
+        return KernelRun(node="", index=0, op=op, seconds=1.0, input_shapes=(), provider=provider)
+
+    compiled = [kernel("MemcpyFromHost"), kernel("Subgraph_1"), kernel("Subgraph_2"), kernel("MemcpyToHost")]
+    assert module._between_neighbours(compiled) == compiled[1:3]
+    apart = [kernel("MaxPool"), kernel("Conv"), kernel("MaxPool")]
+    assert module._between_neighbours(apart) == apart[1:2]
+    with pytest.raises(RuntimeFailure, match="neighbours"):
+        module._between_neighbours([kernel("Conv", "CPUExecutionProvider")])
+
+
 def test_figures_are_remembered_by_layers_threads_and_provider(monkeypatch):
     calls = []
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from onnxslim1x1.linalg.moments import Moments
-from onnxslim1x1.spec import ConvSpec
+from onnxslim1x1.spec import SHARES, ConvSpec, EnergyCurve
 from onnxslim1x1.strategies import by_name
 from onnxslim1x1.strategies.base import patch_matrix
-from onnxslim1x1.strategies.redundancy import SHARES, EnergyCurve, layer_spectra
+from onnxslim1x1.strategies.redundancy import layer_spectra
 
 CURVES = ("inputs", "outputs", "positions", "separable")
 SPECS = {
