@@ -24,6 +24,7 @@ SORT_KEYS = ("graph", "time", "macs", "params", "gain")
 _SPARK = 6  # characters
 _KERNELS = 18
 _MOST_UNMAPPED = 3
+_BUSY = 1.25  # median over 10 % quantile: it is below 1.1 on a quiet machine
 _NO_SPECTRA = LayerSpectra(inputs=None, outputs=None, positions=None, separable=None)
 
 
@@ -123,10 +124,12 @@ def _times(analysis: Analysis, profile: ModelProfile) -> list[str]:
     others = ", ".join(f"{op} {percent(s, kernels)}" for op, s in other_operators(analysis)[:5])
     environment = analysis.environment
     machine = f" on {environment.cpu}, channel block {environment.block}" if environment else ""
+    p10 = profile.end_to_end.p10_s
+    busy = f" ({ms(p10)} ms in the fastest tenth of the runs: the machine is busy)" if whole > _BUSY * p10 else ""
     lines = [
-        f"{ms(whole)} ms per run{machine}; the kernels add up to {ms(kernels)} ms, {percent(kernels, whole)} of it; "
-        + (f"recording them adds {ms(profile.profiling_s)} ms to a run" if profile.profiling_s > 0 else
-           "recording them takes no time that can be measured"),
+        f"{ms(whole)} ms per run{busy}{machine}; the kernels add up to {ms(kernels)} ms, {percent(kernels, whole)} of "
+        + (f"it; recording them adds {ms(profile.profiling_s)} ms to a run" if profile.profiling_s > 0 else
+           "it; recording them takes no time that can be measured"),
         f"these layers take {percent(analysis.time_s, kernels)} of the kernel time; reorders "
         f"{percent(profile.reorder_s, kernels)}, casts {percent(profile.cast_s, kernels)}"
         + (f"; other operators: {others}" if others else ""),
@@ -151,9 +154,11 @@ def _roofline(analysis: Analysis) -> list[str]:
     if roof is None:
         return []
     memory = [p for p in analysis.layers if p.roof and p.roof.bound == "memory"]
+    cached = any(p.roof and p.roof.fraction > 1 for p in memory)
     return [f"roof of this machine: {roof.peak / 1e9:.1f} GMAC/s, {roof.bandwidth / 1e9:.1f} GB/s, which cross at "
             f"{roof.ridge:.1f} MAC per byte; below that a layer is bound by memory (m): {len(memory)} layers, "
-            f"{percent(sum(p.time_s or 0.0 for p in memory), analysis.time_s)} of their time; others by compute (c)"]
+            f"{percent(sum(p.time_s or 0.0 for p in memory), analysis.time_s)} of their time; others by compute (c)"
+            + ("; above 100% tensors stayed in a cache" if cached else "")]
 
 
 def _legend(analysis: Analysis) -> list[str]:

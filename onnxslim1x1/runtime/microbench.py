@@ -156,7 +156,7 @@ def rounds(pairs: Sequence[tuple[Any, Feeds]], budget_s: float, *, least: int, m
 
 
 def _seconds(runs: Sequence[Sequence[KernelRun]]) -> float:
-    return fastest_quarter(math.fsum(kernel.seconds for kernel in _between_neighbours(one)) for one in runs)
+    return fastest_quarter(math.fsum(kernel.seconds for kernel in between_neighbours(one)) for one in runs)
 
 
 def fastest_quarter(seconds: Iterable[float]) -> float:
@@ -165,7 +165,7 @@ def fastest_quarter(seconds: Iterable[float]) -> float:
     return statistics.fmean(totals[:max(len(totals) // 4, 1)])
 
 
-def _between_neighbours(kernels: Sequence[KernelRun]) -> Sequence[KernelRun]:
+def between_neighbours(kernels: Sequence[KernelRun]) -> Sequence[KernelRun]:
     """The kernels of the chain: those after the first neighbour, up to the second (all run one after the other).
 
     Other providers than the CPU's may compile all of it into one kernel: then it is that one, neighbours included.

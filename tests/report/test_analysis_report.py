@@ -257,6 +257,24 @@ def test_the_sum_is_compared_with_a_plain_run(profiled, text):
     assert any(text in str(part) for part in analysis_report(found, found.layers, wide=False))
 
 
+@pytest.mark.parametrize(("p10", "text"), [(2.3, "2400 ms per run on"), (
+    0.8, "2400 ms per run (800 ms in the fastest tenth of the runs: the machine is busy) on")])
+def test_a_busy_machine_shows(p10, text):
+    found = analysis()
+    latency = dataclasses.replace(found.profile.end_to_end, p10_s=p10)
+    found = dataclasses.replace(found, profile=dataclasses.replace(found.profile, end_to_end=latency))
+    assert any(text in str(part) for part in analysis_report(found, found.layers, wide=False))
+
+
+def test_layers_that_beat_the_memory_are_explained():
+    found = analysis()
+    assert not any("stayed in a cache" in str(part) for part in analysis_report(found, found.layers, wide=False))
+    layers = [dataclasses.replace(p, roof=p.roof and dataclasses.replace(p.roof, fraction=1.5)) for p in found.layers]
+    found = dataclasses.replace(found, layers=tuple(layers))
+    assert any("above 100% tensors stayed in a cache" in str(part)
+               for part in analysis_report(found, found.layers, wide=False))
+
+
 def test_providers_are_told_where_there_are_several():
     found = analysis()
     assert not any("provider" in str(part) for part in analysis_report(found, found.layers, wide=False))

@@ -13,6 +13,8 @@ from onnxslim1x1.runtime.roofline import Roofline, measured_roofline
 from onnxslim1x1.runtime.store import Store
 from onnxslim1x1.spec import ConvSpec
 
+WIDE = ConvSpec.make(16, 16, kernel=(3, 1), pads=(1, 0, 1, 0), in_size=(9, 8))
+DENSE = ConvSpec.make(32, 32, kernel=(), in_size=(), batch=3)
 ROOF = Roofline(peak=100e9, bandwidth=20e9, provider="CPUExecutionProvider", threads=0)  # ridge: 5 MACs per byte
 
 
@@ -48,12 +50,11 @@ def test_what_is_not_known_has_no_place(missing):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Small layers and tensors, little time, and nothing that was measured before."""
-    monkeypatch.setattr(module, "LAYERS", {"wide": ConvSpec.make(16, 24, kernel=(3, 1), in_size=(9, 8)),
-                                           "dense": ConvSpec.make(32, 8, kernel=(), in_size=(), batch=3)})
+    monkeypatch.setattr(module, "LAYERS", {"wide": WIDE, "dense": DENSE})
     monkeypatch.setattr(module, "_ELEMENTS", 1 << 12)
+    monkeypatch.setattr(module, "_OPERATORS", 3)
     monkeypatch.setattr(module, "_BUDGET_S", 0.002)
     monkeypatch.setattr(module, "_measured", {})
-    monkeypatch.setattr(microbench, "_measured", {})
 
 
 def test_a_real_machine():
@@ -67,30 +68,36 @@ def test_a_real_machine():
     assert (roof.provider, roof.threads) == ("CPUExecutionProvider", 1)
 
 
-def fake_kernels(monkeypatch, seconds):
-    """Runs that take these seconds, each with a copy to and from a device around it."""
+def fake_kernels(monkeypatch, runs):
+    """Runs of kernels that take these seconds, with a copy to and from a device around them."""
     class Recorded:
         session = None
 
         def runs(self):
             return [[KernelRun(node="", index=i, op=op, seconds=s, input_shapes=()) for i, (op, s) in enumerate((
-                ("MemcpyFromHost", 7.0), ("Add", one), ("MemcpyToHost", 9.0)))] for one in seconds]
+                ("MemcpyFromHost", 7.0), *(("Add", one) for one in seconds), ("MemcpyToHost", 9.0)))]
+                for seconds in runs]
 
     @contextmanager
     def recording(*_args, **_options):
         yield Recorded()
 
     monkeypatch.setattr(module, "recording", recording)
-    monkeypatch.setattr(module, "rounds", lambda *_args, **_options: len(seconds))
-    monkeypatch.setattr(module, "time_chain", lambda chain, **_options: 1e-3 * chain[0].batch)
+    monkeypatch.setattr(module, "rounds", lambda *_args, **_options: len(runs))
+    monkeypatch.setattr(module, "between_neighbours", lambda run: run)
 
 
-def test_what_counts(monkeypatch):
-    """Add moves three tensors of 4096 values and Abs two, of 4 bytes each; the fastest quarter of the runs counts."""
-    fake_kernels(monkeypatch, [4e-3, 2e-3, 3e-3, 1e-3, 9e-3, 8e-3, 7e-3, 6e-3])
+@pytest.mark.parametrize("runs", [
+    [[4e-3, 2e-3, 3e-3, 1e-3], [9e-3, 8e-3, 7e-3, 6e-3]],  # an operator each: the fastest quarter of all counts
+    [[9e-3], [8e-3], [7e-3], [6e-3], [8e-3]],              # compiled into one kernel, which takes 6 ms for 4 of them
+])
+def test_what_counts(monkeypatch, runs):
+    """Add moves three tensors of 4096 values and Abs two, of 4 bytes each."""
+    monkeypatch.setattr(module, "_OPERATORS", 4)
+    fake_kernels(monkeypatch, runs)
     roof = measured_roofline()
     assert dict(roof.cases) == {
-        "wide": pytest.approx(24 * 7 * 8 * 16 * 3 / 1e-3), "dense": pytest.approx(3 * 32 * 8 / 3e-3),
+        "wide": pytest.approx(16 * 9 * 8 * 16 * 3 / 1.5e-3), "dense": pytest.approx(3 * 32 * 32 / 1.5e-3),
         "Add": pytest.approx(3 * 4 * 4096 / 1.5e-3), "Abs": pytest.approx(2 * 4 * 4096 / 1.5e-3)}
 
 
@@ -98,16 +105,13 @@ def test_figures_are_kept_by_threads(monkeypatch, tmp_path):
     store = Store(tmp_path)
     first = measured_roofline(threads=1, store=store)
 
-    def forget():
-        module._measured.clear()
-        microbench.clear_cache()
+    forget = module._measured.clear
 
     def fail(*_args, **_options):
         raise AssertionError("measured again")
 
     with monkeypatch.context() as patched:
         patched.setattr(module, "recording", fail)
-        patched.setattr(microbench, "recording", fail)
         assert measured_roofline(threads=1) == first  # in this process
         forget()
         assert measured_roofline(threads=1, store=store) == first
@@ -129,7 +133,16 @@ def test_figures_of_another_machine_do_not_count(monkeypatch, tmp_path, part, va
         real(**options), **{part: value}))
     before = len(store.entries())
     measured_roofline(threads=1, store=store)
-    assert len(store.entries()) == before + 2  # both bandwidths; the layers are remembered in this process
+    assert (before, len(store.entries())) == (4, 8)
+
+
+def test_every_operator_has_tensors_of_its_own():
+    for op, reads in module.MOVERS.items():
+        graph = module._mover(op).graph
+        names = [name for node in graph.node for name in node.input]
+        assert len(names) == len(set(names)) == reads * 3
+        assert [value.name for value in graph.input] == names
+        assert [node.output[0] for node in graph.node] == [value.name for value in graph.output]
 
 
 def test_a_provider_that_is_not_there():

@@ -148,6 +148,7 @@ def test_a_second_analysis_takes_the_curves_from_the_store(model, images, tmp_pa
     store = Store(tmp_path / "store")
     first = analysed(model, store=store, calibration=images)
     plain = analysed(model, store=store)
+    assert [p.activation_spectra for p in plain.layers] == [None] * 4  # these images are kept for themselves
     monkeypatch.setattr(curves, "_study", lambda *_args: pytest.fail("computed again"))
     monkeypatch.setattr(runtime_calibration, "moment_waves", lambda *_args, **_options: iter(()))
     again = analysed(model, store=store, calibration=images)
