@@ -5,12 +5,13 @@ DEMO   := .venv-demo
 SAMPLE := sample_models
 OUT    := demo-output
 
-.PHONY: help demo test test-slow lint types mutants wheel lower-bounds sample clean
+.PHONY: help demo test test-slow browser lint types mutants wheel lower-bounds sample clean
 
 help:
 	@echo "make demo          analyze, slim and validate the sample model (own virtual environment)"
 	@echo "make test          ruff, mypy and the fast tests (own virtual environment)"
 	@echo "make test-slow     the tests that take longer"
+	@echo "make browser       Debian's Chromium, in which the tests look at pages (as root)"
 	@echo "make mutants       plant bugs; the tests must find each of them"
 	@echo "make wheel         build the wheel and try it outside of the checkout"
 	@echo "make lower-bounds  test with the oldest dependencies that are allowed"
@@ -40,6 +41,11 @@ test: lint types
 
 test-slow: $(DEV)/.done
 	$(DEV)/bin/python -m pytest -m slow
+
+browser:
+	command -v chromium > /dev/null || \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > /dev/null; } || \
+	    echo "NO BROWSER: Chromium cannot be installed here, so the tests will not look at any page"
 
 lint: $(DEV)/.done
 	$(DEV)/bin/ruff check .

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ValidationSettings,
         analyze,
         apply,
+        compare,
         explore,
         load_plan,
         plan,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "__version__", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim",
-           "validate"]
+           "ValidationSettings", "__version__", "analyze", "apply", "compare", "explore", "load_plan", "plan",
+           "save_plan", "slim", "validate"]
 
 
 def __getattr__(name: str) -> Any:

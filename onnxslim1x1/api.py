@@ -1,6 +1,7 @@
-"""What `import onnxslim1x1` offers: `analyze`, `explore`, `plan`, `apply`, `validate` and `slim`.
+"""What `import onnxslim1x1` offers: `analyze`, `compare`, `explore`, `plan`, `apply`, `validate` and `slim`.
 
-Each takes a path or an `onnx.ModelProto` and returns frozen values. Options that travel together are values, too.
+Each takes a path or an `onnx.ModelProto` (`compare` takes two analyses) and returns frozen values. Options that travel
+together are values, too.
 """
 
 from __future__ import annotations
@@ -16,25 +17,22 @@ import onnx
 
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save, write_bytes
-from onnxslim1x1.graph.shapes import Shapes
 from onnxslim1x1.runtime.blas import limited_blas
 from onnxslim1x1.runtime.compare import looks_like_classifier
-from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
-from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
+from onnxslim1x1.runtime.hardware import Environment, environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
-from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_model
-from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
 from onnxslim1x1.search import front
-from onnxslim1x1.search.analysis import Analysis, layer_profiles
+from onnxslim1x1.search.analysis import Analysis
+from onnxslim1x1.search.comparison import compare
 from onnxslim1x1.search.front import Front
+from onnxslim1x1.search.inspection import Inspection, inspect
 from onnxslim1x1.search.pipeline import (
     Calibration,
     RewriteResult,
     Subject,
     factors_of,
     make_plan,
-    measured,
     model_cost,
     rewrite,
     total_cost,
@@ -51,12 +49,10 @@ from onnxslim1x1.search.plan_check import (
     require_model,
 )
 from onnxslim1x1.search.plan_file import load_plan, save_plan
-from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost
 
 Source = str | Path | onnx.ModelProto
 
-PROPOSAL_ERROR = 0.3  # relative weight error of a proposal in `analyze`; data finds much better factors
 NO_DATA = ("without calibration data the factors come from the weights alone and accuracy was checked on "
            "random inputs only; give --calibration for better factors and a meaningful check")
 
@@ -116,39 +112,25 @@ DEFAULT_CHECK = Check()
 
 
 def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = True, digest: bool = False,
-            max_error: float = PROPOSAL_ERROR) -> Analysis:
-    """Cost, measured time and possible rewrite of every convolution and dense layer.
+            max_error: float | None = None, calibration: DataOptions | None = None) -> Analysis:
+    """Cost, measured time, redundancy and possible rewrite of every convolution and dense layer.
 
     Args:
         source: path or model.
         run: threads, provider, shapes and progress.
         measure: False gives costs and eligibility only, without inference or factorisation.
         digest: whether to compute the SHA-256 of the file.
-        max_error: largest relative weight error of a proposal.
+        max_error: largest relative error of a proposal: of the outputs with calibration (default 0.1), else of the
+            weights (default 0.3).
+        calibration: real inputs, unlabelled, for spectra and proposals.
 
     Raises:
-        ModelError: the model cannot be used.
+        ModelError, DataError: the model or the data cannot be used.
         RuntimeFailure: onnxruntime cannot run it.
         OptionError: shapes or the provider do not fit.
     """
-    options = run or RunOptions()
-    model = load(source)
-    shapes = options.shapes(model)
-    layers = layers_with_shapes(model, shapes, run=measure)
-    warnings = shapes.notes
-    if unknown := sum(layer.spec.macs is None for layer in layers):
-        warnings += (f"the MACs of {unknown} layers are not counted: their shapes are unknown without a run",)
-    profile = bench = None
-    if measure:
-        profile = _profile(model, shapes, options)
-        bench = Workbench(model, layers, block=channel_block(options.provider))
-    found = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes} if profile else None,
-                           bench=bench, max_error=max_error, measure=measured(options),
-                           progress=options.stage("spectra"))
-    return Analysis(
-        path=str(model.path) if model.path else None, sha256=model.sha256() if digest else None, opset=model.opset,
-        environment=environment(threads=options.threads, provider=options.provider) if measure else None,
-        layers=found, profile=profile, warnings=warnings)
+    wanted = Inspection(measure=measure, digest=digest, max_error=max_error, calibration=calibration)
+    return inspect(load(source), wanted, run or RunOptions())
 
 
 def explore(source: Source, budget: Budget | None = None, *, calibration: DataOptions | None = None,
@@ -344,13 +326,6 @@ def not_faster(report: ValidationReport, budget: Budget) -> str | None:
             f"the original's speed: {found.verdict}")
 
 
-def _profile(model: Model, shapes: Shapes, options: RunOptions) -> ModelProfile:
-    settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
-    feeds = random_feeds(model_inputs(model, shapes), seed=options.seed)
-    return profile_model(model.inlined(), feeds, settings=settings, where=model.where,
-                         progress=options.stage("profiling"))
-
-
 def _require_output(output: Path | str | None, model: Model, *inputs: Path | str | None,
                     example: str = "model.onnx", option: str = "-o") -> None:
     """Fail before the work if a file cannot be written, or is one of the files that are read."""
@@ -391,4 +366,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
 
 
 __all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "analyze", "apply", "explore", "load_plan", "plan", "save_plan", "slim", "validate"]
+           "ValidationSettings", "analyze", "apply", "compare", "explore", "load_plan", "plan", "save_plan", "slim",
+           "validate"]

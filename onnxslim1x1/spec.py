@@ -7,6 +7,7 @@ Specs are frozen, hold no arrays, hash, and go to JSON. A dense layer is a convo
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 Ints = tuple[int, ...]
 
 EXPLICIT_PADS = "NOTSET"
+SHARES = (0.9, 0.99, 0.999)  # of the energy that tables and JSON give the number of directions for
+
+_ROUNDING = 1e-9  # of the energy: eigenvalues of float32 weights are not exact to more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,6 +212,42 @@ class Spectrum:
     def tail(self, rank: int) -> float:
         """Energy that is lost when `rank` directions are kept, in [0, 1]."""
         return max(0.0, math.fsum(self.fractions[rank:]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EnergyCurve:
+    """What the leading directions of a space carry of the response energy.
+
+    Attributes:
+        size: how many directions the space has.
+        kept: ``kept[r - 1]`` is the share that r directions carry: it never falls, and ends with 1. It may be shorter
+            than `size`, since W has no higher rank.
+    """
+
+    size: int
+    kept: tuple[float, ...]
+
+    def directions(self, share: float) -> int:
+        """The least number of directions that carry a share of the energy, in 1..len(kept)."""
+        return min(bisect_left(self.kept, share - _ROUNDING), len(self.kept) - 1) + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerSpectra:
+    """Curves of one layer; None where there is nothing to divide.
+
+    Attributes:
+        inputs: directions of the C input channels, the same for all kernel positions: what `reduce` divides.
+        outputs: directions of the O output channels: what `expand` divides.
+        positions: patterns over the n kernel positions that all pairs of channels share; None for a kernel of ones.
+        separable: seam between the first kernel axis longer than 1 and the others: what `spatial` divides; None where
+            the kernel extends along fewer than two axes.
+    """
+
+    inputs: EnergyCurve | None
+    outputs: EnergyCurve | None
+    positions: EnergyCurve | None
+    separable: EnergyCurve | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,5 +20,5 @@ onnxslim1x1 validate "$models/digits_googlenet.onnx" slim.onnx --threads 1 --tim
     --data "$models/digits_evaluation.npz" --max-drop 0.02 > validation.txt
 python -c "import onnxslim1x1, pathlib; assert 'site-packages' in onnxslim1x1.__file__; \
 package = pathlib.Path(onnxslim1x1.__file__).parent; assert (package / 'py.typed').exists(); \
-assert (package / 'schemas' / 'plan.schema.json').exists()"
+assert all((package / 'schemas' / f'{name}.schema.json').exists() for name in ('plan', 'analysis')); assert all((package / 'report' / 'web' / name).exists() for name in ('page.css', 'page.js', 'page.html.jinja'))"
 echo "$(basename "$wheel") installs and runs outside of the checkout"

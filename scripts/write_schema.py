@@ -1,4 +1,4 @@
-"""Write the JSON Schema of plan files into the package, from the classes that define it.
+"""Write the JSON Schemas of plans and of analyses into the package, from the classes that define them.
 
 python scripts/write_schema.py
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from onnxslim1x1.report.documents import analysis_schema
 from onnxslim1x1.search.plan_schema import plan_schema
 
-TARGET = Path(__file__).resolve().parents[1] / "onnxslim1x1" / "schemas" / "plan.schema.json"
+FOLDER = Path(__file__).resolve().parents[1] / "onnxslim1x1" / "schemas"
+SCHEMAS = {"plan.schema.json": plan_schema, "analysis.schema.json": analysis_schema}
 
 
 def main() -> None:
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(json.dumps(plan_schema(), indent=2) + "\n", encoding="utf-8")
-    print(f"wrote {TARGET.name}")
+    FOLDER.mkdir(exist_ok=True)
+    for name, made in SCHEMAS.items():
+        (FOLDER / name).write_text(json.dumps(made(), indent=2) + "\n", encoding="utf-8")
+        print(f"wrote {name}")
 
 
 if __name__ == "__main__":

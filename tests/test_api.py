@@ -21,7 +21,7 @@ from onnxslim1x1.runtime import validate as runtime_validate
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, Latency, LatencyComparison
 from onnxslim1x1.runtime.store import NO_STORE
 from onnxslim1x1.runtime.verdict import CheckResult, Tolerance, ValidationReport
-from onnxslim1x1.search import pipeline
+from onnxslim1x1.search import measuring, pipeline
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -69,7 +69,7 @@ def machine(monkeypatch):
     """Blocks of 4 channels, few samples, and chains and models that are twice as fast as what they replace."""
     monkeypatch.setattr(pipeline, "compare_chain", lambda *_args, **_options: 2.0)
     monkeypatch.setattr(pipeline, "channel_block", lambda _provider: 4)
-    monkeypatch.setattr(api, "channel_block", lambda _provider: 4)
+    monkeypatch.setattr(measuring, "channel_block", lambda _provider: 4)
     monkeypatch.setattr(runtime_calibration, "LEAST_ROWS", 900)
     monkeypatch.setattr(runtime_calibration, "ROWS_PER_COLUMN", 2)
     monkeypatch.setattr(runtime_validate, "compare_models", lambda *_args, **_options: comparison(1.9, 2.1))

@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from onnxslim1x1.cli.groups import grouped
-from onnxslim1x1.cli.options import ModelArgument, OutputFlags, RunFlags
+from onnxslim1x1.cli.options import ImageFlags, ModelArgument, OutputFlags, RunFlags
 from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar, terminal_width
+from onnxslim1x1.cli.reports import ReportFlags
+from onnxslim1x1.errors import OptionError
 
 
 @grouped
 def command(
-    model: ModelArgument, *,
+    model: ModelArgument,
+    other: Annotated[Path | None, typer.Argument(
+        help="A second model to put beside it: the rewritten one, or another export.", show_default=False)] = None, *,
     no_measure: Annotated[bool, typer.Option(
         "--no-measure", help="Costs and eligibility only: no inference, no factorisation.")] = False,
+    calibration: Annotated[Path | None, typer.Option(
+        help="Images for spectra and proposals, without labels: a folder, .npy or .npz (else the weights alone tell).",
+    )] = None,
+    images: ImageFlags,
     top: Annotated[int | None, typer.Option(help="Only the first N layers.", min=1)] = None,
     sort: Annotated[Literal["graph", "time", "macs", "params", "gain"], typer.Option(
         help="Order of the layers.")] = "graph",
-    max_error: Annotated[float, typer.Option(
-        help="Largest relative weight error of a proposal.", min=0.0, max=1.0)] = 0.3,
-    run: RunFlags, out: OutputFlags,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Also print what every node of the graph costs.")] = False,
+    max_error: Annotated[float | None, typer.Option(
+        help="Largest relative error of a proposal: of the outputs with --calibration (default: 0.1), else of the "
+             "weights (default: 0.3).", min=0.0, max=1.0)] = None,
+    files: ReportFlags, run: RunFlags, out: OutputFlags,
 ) -> None:
-    """Cost, measured time and possible rewrite of every convolution and dense layer."""
+    """Cost, measured time, redundancy and possible rewrite of every layer; of two models, side by side."""
     from onnxslim1x1 import api
-    from onnxslim1x1.report.analysis import analysis_json, analysis_report, sorted_layers
-    from onnxslim1x1.report.style import WIDE
+    from onnxslim1x1.report.views import view
 
+    if nodes and no_measure:
+        raise OptionError("--nodes: contradicts --no-measure, which times no node; drop one of the two")
+    if nodes and other:
+        raise OptionError("--nodes: two models are compared layer by layer; drop it, or analyse one of them")
+    files.require(model, other, calibration, json=out.json)
     with progress_bar() as progress:
-        found = api.analyze(model, run=run.options(progress), measure=not no_measure, digest=out.json,
-                            max_error=max_error)
-    layers = sorted_layers(found, sort, top)
+        settings = run.options(progress)
+        found = [api.analyze(path, run=settings, measure=not no_measure, digest=out.json or bool(files.wanted),
+                             max_error=max_error, calibration=images.other(calibration))
+                 for path in (model, other) if path]
+    shown = view(found, sort, top)
+    files.write(shown.document)
     if out.json:
-        print_json(analysis_json(found, layers))
-        return
-    for warning in found.warnings:
-        note(warning)
-    print_report(*analysis_report(found, layers, wide=terminal_width() >= WIDE))
+        print_json(shown.document())
+    elif not files.print_instead:
+        for warning in shown.warnings:
+            note(warning)
+        print_report(*shown.tables(terminal_width(), nodes=nodes))

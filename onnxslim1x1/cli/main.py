@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from onnxslim1x1 import __version__
-from onnxslim1x1.cli import analyze, apply, cache, cost, plan, slim, validate
+from onnxslim1x1.cli import analyze, apply, cache, cost, plan, report, slim, validate
 from onnxslim1x1.cli.exits import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from onnxslim1x1.cli.options import Debug
 from onnxslim1x1.errors import SlimError
@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
     help="Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks.")
 
-for module in (cost, analyze, plan, apply, slim, validate, cache):
+for module in (cost, analyze, report, plan, apply, slim, validate, cache):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

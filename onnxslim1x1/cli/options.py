@@ -45,11 +45,17 @@ def _set_debug(value: bool) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OutputFlags:
+class DebugFlags:
+    """How errors are shown."""
+
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug)] = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputFlags(DebugFlags):
     """How results are shown."""
 
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug)] = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

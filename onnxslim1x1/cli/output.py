@@ -17,6 +17,12 @@ def print_json(document: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def print_text(text: str) -> None:
+    """Print a text as it is."""
+    with _open_pipe():
+        sys.stdout.write(text)
+
+
 def print_report(*parts: Any) -> None:
     """Print tables and lines at the width of the terminal (80 columns where there is none)."""
     from rich.console import Console

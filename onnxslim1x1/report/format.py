@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnxslim1x1.spec import ConvSpec
+from onnxslim1x1.search.analysis import Proposal
+from onnxslim1x1.search.comparison import Pair
+from onnxslim1x1.spec import ConvSpec, Ineligible
 
+TIME_NOISE = 0.05  # relative difference of times in two runs that is not worth a word
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -62,6 +65,25 @@ def shape(sizes: Sequence[int] | None) -> str:
 def decibel(value: float) -> str:
     """Signal-to-noise ratio; infinite for identical outputs."""
     return "identical" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
+
+
+def verdict(proposal: Proposal | None, declined: Ineligible | None) -> str:
+    """A proposed family with its ranks, or the code of the reason against a rewrite."""
+    if proposal:
+        return f"{proposal.strategy} {shape(proposal.ranks)}"
+    return declined.code if declined else "eligible"
+
+
+def change(pair: Pair, *, noise: float = 0.005) -> str:
+    """``1.50x less``, ``1.20x more``, ``the same``, or empty if it is unknown; within `noise`, ``about the same``."""
+    ratio = pair.ratio
+    if ratio is None:
+        return ""
+    if ratio == 0:
+        return "gone"
+    if max(ratio, 1 / ratio) <= 1 + noise:
+        return "the same" if ratio == 1 else "about the same"
+    return f"{1 / ratio:.2f}x less" if ratio < 1 else f"{ratio:.2f}x more"
 
 
 def geometry(spec: ConvSpec) -> str:

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onnxslim1x1.runtime.session import create_session, provider_name, session_options
+from onnxslim1x1.errors import RuntimeFailure
+from onnxslim1x1.runtime.session import CPU, create_session, provider_name, session_options
 
 _NCHWC = "com.microsoft.nchwc"
 # What decides about the speed of convolutions; keys as /proc/cpuinfo spells them, values as people do.
@@ -90,7 +91,12 @@ def _channel_block(provider: str) -> int:
     with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
         path = Path(folder) / "optimised.onnx"
         options = session_options(threads=1, optimized_model_filepath=str(path))
-        create_session(_one_convolution(), options=options, provider=provider, where="probe of the channel block")
+        try:
+            create_session(_one_convolution(), options=options, provider=provider, where="probe of the channel block")
+        except RuntimeFailure:
+            if provider == CPU:
+                raise
+            return 1  # a provider that compiles the graph cannot save it, and has a layout of its own
         graph = onnx.load(str(path)).graph
     padded = {tensor.name: int(tensor.dims[0]) for tensor in graph.initializer}
     blocked = (node for node in graph.node if node.domain == _NCHWC and node.op_type == "Conv")

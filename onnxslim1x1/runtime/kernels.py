@@ -27,13 +27,23 @@ _US = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KernelRun:
-    """One kernel in one run: `node` is the name of its node, `index` the number of that node in the session."""
+    """One kernel in one run.
+
+    Attributes:
+        node: name of its node.
+        index: number of that node in the session.
+        op: operator.
+        seconds: how long it took.
+        input_shapes: of its inputs without those left out.
+        provider: execution provider that it belongs to; empty if the profiler does not tell.
+    """
 
     node: str
     index: int
     op: str
     seconds: float
     input_shapes: tuple[Shape, ...]
+    provider: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +53,7 @@ class Kernel:
     node: str
     op: str
     seconds: float
+    provider: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +127,7 @@ def _kernel_run(event: Mapping[str, Any]) -> KernelRun:
     args = event["args"]
     shapes = (shape for entry in args.get("input_type_shape", ()) for shape in entry.values())
     return KernelRun(node=event["name"].removesuffix(_KERNEL), index=int(args["node_index"]), op=args["op_name"],
-                     seconds=event["dur"] * _US,
+                     seconds=event["dur"] * _US, provider=args.get("provider", ""),
                      input_shapes=tuple(tuple(shape) for shape in shapes))
 
 
@@ -128,11 +139,12 @@ def median_kernels(runs: Sequence[Sequence[KernelRun]], *, where: str = "model")
     Raises:
         RuntimeFailure: there is no run, or none has a kernel.
     """
-    times: dict[tuple[int, str, str], list[float]] = {}
+    times: dict[tuple[int, str, str, str], list[float]] = {}
     for run in runs:
         for kernel in run:
-            times.setdefault((kernel.index, kernel.node, kernel.op), []).append(kernel.seconds)
+            key = (kernel.index, kernel.node, kernel.op, kernel.provider)
+            times.setdefault(key, []).append(kernel.seconds)
     if not times:
         raise RuntimeFailure(f"{where}: the profiler of onnxruntime recorded no kernel; nothing can be measured")
-    return tuple(Kernel(node=node, op=op, seconds=statistics.median(seconds))
-                 for (_, node, op), seconds in times.items())
+    return tuple(Kernel(node=node, op=op, seconds=statistics.median(seconds), provider=provider)
+                 for (_, node, op, provider), seconds in times.items())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import pairwise
@@ -25,7 +25,7 @@ from onnxslim1x1.errors import OptionError, RuntimeFailure
 from onnxslim1x1.runtime.benchmark import timing_options
 from onnxslim1x1.runtime.hardware import environment
 from onnxslim1x1.runtime.kernels import KernelRun, recording
-from onnxslim1x1.runtime.session import Feeds, provider_name, run
+from onnxslim1x1.runtime.session import CPU, Feeds, provider_name, run
 from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.spec import EXPLICIT_PADS, ConvSpec, Ints
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Chain = tuple[ConvSpec, ...]
 Weights = NDArray[np.float32]
+
+COPIES = ("MemcpyFromHost", "MemcpyToHost")  # kernels that move data to a device and back
 
 _WARMUP_RUNS = 3
 _MIN_RUNS = 3
@@ -117,10 +119,14 @@ def _timed(chains: tuple[Chain, ...], threads: int, provider: str, *, budget_s: 
 
 def _kept_as(chains: tuple[Chain, ...], threads: int, provider: str) -> dict[str, Any]:
     """All that decides about a figure: machine, runtime and geometries (padding in numbers)."""
-    machine = {k: v for k, v in asdict(environment(threads=threads, provider=provider)).items() if k not in _ELSEWHERE}
     geometries = [[asdict(spec) | {"pads": spec.explicit_pads, "auto_pad": EXPLICIT_PADS} for spec in chain]
                   for chain in chains]
-    return {"method": _METHOD, "machine": machine, "chains": geometries}
+    return {"method": _METHOD, "machine": machine_key(threads, provider), "chains": geometries}
+
+
+def machine_key(threads: int, provider: str) -> dict[str, Any]:
+    """Part of the key of a kept figure: the machine and the runtime that it holds for."""
+    return {k: v for k, v in asdict(environment(threads=threads, provider=provider)).items() if k not in _ELSEWHERE}
 
 
 def _measure(chains: tuple[Chain, ...], threads: int, provider: str, budget_s: float) -> tuple[float, ...]:
@@ -128,16 +134,19 @@ def _measure(chains: tuple[Chain, ...], threads: int, provider: str, budget_s: f
         recordings = [stack.enter_context(recording(chain_model(chain).SerializeToString(), provider=provider,
                                                     options=timing_options(threads), where="microbenchmark"))
                       for chain in chains]
-        feeds = [{"x": _random((chain[0].batch, chain[0].in_channels, *(chain[0].in_size or ())))} for chain in chains]
+        feeds = [{"x": random_values((chain[0].batch, chain[0].in_channels, *(chain[0].in_size or ())))}
+                 for chain in chains]
         pairs = [(recorded.session, feed) for recorded, feed in zip(recordings, feeds, strict=True)]
         start = time.perf_counter()
-        _rounds(pairs, start + budget_s / 3, least=1, most=_WARMUP_RUNS)
-        count = _rounds(pairs, start + budget_s, least=_MIN_RUNS, most=_MAX_RUNS)
+        rounds(pairs, budget_s / 3, least=1, most=_WARMUP_RUNS)
+        left = start + budget_s - time.perf_counter()
+        count = rounds(pairs, left, least=_MIN_RUNS, most=_MAX_RUNS)
         return tuple(_seconds(recorded.runs()[-count:]) for recorded in recordings)
 
 
-def _rounds(pairs: Sequence[tuple[Any, Feeds]], deadline: float, *, least: int, most: int) -> int:
-    """Run every session once per round, until the deadline but at least and at most so often; returns how often."""
+def rounds(pairs: Sequence[tuple[Any, Feeds]], budget_s: float, *, least: int, most: int) -> int:
+    """Run every session once per round, for the budget but at least and at most so often; returns how often."""
+    deadline = time.perf_counter() + budget_s
     for count in range(1, most + 1):
         for session, feeds in pairs:
             run(session, feeds, where="microbenchmark")
@@ -147,14 +156,23 @@ def _rounds(pairs: Sequence[tuple[Any, Feeds]], deadline: float, *, least: int, 
 
 
 def _seconds(runs: Sequence[Sequence[KernelRun]]) -> float:
-    """Mean of the fastest quarter of the runs: other processes only ever add to the time of a kernel."""
-    totals = sorted(math.fsum(kernel.seconds for kernel in _between_neighbours(one)) for one in runs)
+    return fastest_quarter(math.fsum(kernel.seconds for kernel in between_neighbours(one)) for one in runs)
+
+
+def fastest_quarter(seconds: Iterable[float]) -> float:
+    """Mean of the fastest quarter of some runs: other processes only ever add to the time of a kernel."""
+    totals = sorted(seconds)
     return statistics.fmean(totals[:max(len(totals) // 4, 1)])
 
 
-def _between_neighbours(kernels: Sequence[KernelRun]) -> Sequence[KernelRun]:
-    """The kernels of the chain: those after the first neighbour, up to the second (all run one after the other)."""
+def between_neighbours(kernels: Sequence[KernelRun]) -> Sequence[KernelRun]:
+    """The kernels of the chain: those after the first neighbour, up to the second (all run one after the other).
+
+    Other providers than the CPU's may compile all of it into one kernel: then it is that one, neighbours included.
+    """
     ends = [k for k, kernel in enumerate(kernels) if kernel.op in _NEIGHBOURS]
+    if len(ends) != 2 and any(kernel.provider not in ("", CPU) for kernel in kernels):
+        return [kernel for kernel in kernels if kernel.op not in COPIES]
     if len(ends) != 2:
         raise RuntimeFailure(f"microbenchmark: onnxruntime ran {[kernel.op for kernel in kernels]}, in which the two "
                              f"neighbours of the chain cannot be told; the time of a chain cannot be measured")
@@ -181,8 +199,8 @@ def chain_model(specs: Sequence[ConvSpec]) -> onnx.ModelProto:
 
 
 def _weights(spec: ConvSpec) -> dict[str, Weights]:
-    weight = _random(spec.weight_shape) / np.float32(math.sqrt(spec.patch))  # keeps activations at about 1
-    return {"w": weight, "b": _random((spec.out_channels,))} if spec.bias else {"w": weight}
+    weight = random_values(spec.weight_shape) / np.float32(math.sqrt(spec.patch))  # keeps activations at about 1
+    return {"w": weight, "b": random_values((spec.out_channels,))} if spec.bias else {"w": weight}
 
 
 def _operator(spec: ConvSpec) -> tuple[str, dict[str, Any]]:
@@ -194,7 +212,7 @@ def _operator(spec: ConvSpec) -> tuple[str, dict[str, Any]]:
     return "Conv", attributes | padding
 
 
-def _random(shape: Ints) -> Weights:
+def random_values(shape: Ints) -> Weights:
     """Seeded standard-normal numbers; a block of them is repeated, for large weights would take long to draw."""
     values = np.random.default_rng(0).standard_normal(min(math.prod(shape), _RANDOM_VALUES), dtype=np.float32)
     return np.resize(values, shape)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnxslim1x1.errors import RuntimeFailure
 from onnxslim1x1.runtime.attribution import Attribution, Share, attribute
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, Latency, Progress, timing_options
 from onnxslim1x1.runtime.canonical import Canonical, canonical_copy
-from onnxslim1x1.runtime.kernels import Shape, median_kernels, recording
-from onnxslim1x1.runtime.session import Feeds, create_session, run
+from onnxslim1x1.runtime.kernels import Kernel, Recording, Shape, median_kernels, recording
+from onnxslim1x1.runtime.session import CPU, Feeds, create_session, provider_name, run
 
 if TYPE_CHECKING:
     import onnx
@@ -44,6 +46,8 @@ class NodeTime:
         inserted_s: of the reorders, transposes and casts that onnxruntime put in for it, per run.
         absorbed_into: index of the node whose `seconds` contain this one, or None.
         kernels: operators of the kernels that computed it, in the order of execution.
+        providers: execution providers of these kernels, each once; of a node without kernels the one that all kernels
+            have that could not be mapped, since it may have run in them (some providers compile parts of the graph).
         input_shapes: of its inputs without those left out, as seen in a run without optimisations (so without padded
             channels or folded pads); empty for a call of a function.
     """
@@ -55,6 +59,7 @@ class NodeTime:
     absorbed_into: int | None
     kernels: tuple[str, ...]
     input_shapes: tuple[Shape, ...]
+    providers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +90,19 @@ class ModelProfile:
     unmapped: tuple[tuple[str, str, float], ...]
     feed_shapes: tuple[tuple[str, Shape], ...]
 
+    @property
+    def overhead_s(self) -> float:
+        """Seconds of a plain run outside of the kernels: what onnxruntime does between them, and the feeding.
+
+        Negative where the profiler slows the kernels themselves down by more than that.
+        """
+        return self.end_to_end.median_s - self.total_kernel_s
+
+    @property
+    def profiling_s(self) -> float:
+        """Seconds that the profiler adds to a run."""
+        return self.profiled_s - self.end_to_end.median_s
+
 
 def profile_model(model: onnx.ModelProto, feeds: Feeds, *, settings: BenchmarkSettings = PROFILE_SETTINGS,
                   progress: Progress | None = None, where: str = "model") -> ModelProfile:
@@ -110,8 +128,7 @@ def profile_model(model: onnx.ModelProto, feeds: Feeds, *, settings: BenchmarkSe
         shapes = _input_shapes(source, loadable, feeds=feeds, settings=settings, where=where)
         plain = create_session(loadable, options=timing_options(settings.threads), provider=settings.provider,
                                where=where)
-        options = _saving_options(settings.threads, Path(name), loadable)
-        with recording(loadable, options=options, provider=settings.provider, where=where) as profiled:
+        with _recorded(loadable, Path(name), settings, where) as profiled:
             walls = _alternate((plain, profiled.session), feeds, settings=settings, progress=progress, where=where)
             runs = profiled.runs()[-len(walls[0]):]  # the warm-up comes before them
         result = attribute(median_kernels(runs, where=where), source, _optimised_graph(Path(name)))
@@ -170,19 +187,31 @@ def _weight_bytes(model: onnx.ModelProto) -> int:
     return sum(math.prod(t.dims) * tensor_dtype_to_np_dtype(t.data_type).itemsize for t in model.graph.initializer)
 
 
-def _saving_options(threads: int, folder: Path, loadable: bytes | Path) -> Any:
-    """Options of a session that saves its optimised graph in `folder`."""
-    options = timing_options(threads)
-    options.optimized_model_filepath = str(folder / _OPTIMISED)
-    if isinstance(loadable, Path):
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.bin")
-    return options
+@contextmanager
+def _recorded(loadable: bytes | Path, folder: Path, settings: BenchmarkSettings, where: str) -> Iterator[Recording]:
+    """A session that is being profiled and has saved its optimised graph in `folder`, if its provider can do that."""
+    with ExitStack() as stack:
+        options = timing_options(settings.threads)
+        options.optimized_model_filepath = str(folder / _OPTIMISED)
+        if isinstance(loadable, Path):
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimised.bin")
+        try:
+            found = stack.enter_context(recording(loadable, options=options, provider=settings.provider, where=where))
+        except RuntimeFailure:
+            if provider_name(settings.provider) == CPU:
+                raise
+            # providers that compile parts of the graph cannot save it
+            found = stack.enter_context(recording(loadable, options=timing_options(settings.threads),
+                                                  provider=settings.provider, where=where))
+        yield found
 
 
 def _optimised_graph(folder: Path) -> onnx.GraphProto:
+    """The graph that was saved, or an empty one."""
     import onnx
 
-    return onnx.load(str(folder / _OPTIMISED), load_external_data=False).graph
+    path = folder / _OPTIMISED
+    return onnx.load(str(path), load_external_data=False).graph if path.is_file() else onnx.GraphProto()
 
 
 def _alternate(sessions: Sequence[Any], feeds: Feeds, *, settings: BenchmarkSettings, progress: Progress | None,
@@ -214,6 +243,7 @@ def _node_times(result: Attribution, source: Canonical,
     own: dict[int | None, list[Share]] = {}
     for share in result.shares:
         own.setdefault(share.node, []).append(share)
+    lost = _providers(share.kernel for share in own.get(None, ()))
     times = []
     for i, ops in enumerate(source.ops):
         computing = [share.kernel for share in own.get(i, ()) if share.kind == "compute"]
@@ -221,8 +251,13 @@ def _node_times(result: Attribution, source: Canonical,
         times.append(NodeTime(index=i, op=ops[0], seconds=math.fsum(k.seconds for k in computing),
                               inserted_s=math.fsum(k.seconds for k in inserted),
                               absorbed_into=result.absorbed.get(i), kernels=tuple(k.op for k in computing),
+                              providers=_providers(computing) or (lost if len(lost) == 1 else ()),
                               input_shapes=shapes.get(i, ())))
     return tuple(times)
+
+
+def _providers(kernels: Iterable[Kernel]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(kernel.provider for kernel in kernels if kernel.provider))
 
 
 def _profile(result: Attribution, nodes: tuple[NodeTime, ...], *, latency: Latency, profiled_s: float,

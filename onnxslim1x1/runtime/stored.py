@@ -25,7 +25,7 @@ MOMENTS, WEIGHTING = "moments", "weighting"
 
 _ROOT = Path(__file__).parents[1]
 _PREPARING = ("graph/prepare.py", "graph/fold.py")
-_MOMENTS_CODE = (*_PREPARING, "linalg/moments.py", "runtime/calibration.py", "runtime/patches.py")
+MOMENTS_CODE = (*_PREPARING, "linalg/moments.py", "runtime/calibration.py", "runtime/patches.py")
 _WEIGHTING_CODE = (*_PREPARING, "graph/backward.py", "runtime/gradients.py")
 
 
@@ -73,7 +73,7 @@ def moments_of(model: Model, layers: Sequence[Layer], data: Samples, *, shelf: S
     Raises:
         DataError, RuntimeFailure: as in `collect_moments`.
     """
-    place = _place(shelf, data, options, _MOMENTS_CODE).at(rows_per_column=calibration.ROWS_PER_COLUMN,
+    place = _place(shelf, data, options, MOMENTS_CODE).at(rows_per_column=calibration.ROWS_PER_COLUMN,
                                                            least_rows=calibration.LEAST_ROWS)
     found: dict[str, Moments] = {}
     for layer in layers:

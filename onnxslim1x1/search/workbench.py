@@ -16,8 +16,9 @@ from onnxslim1x1.linalg.moments import Moments
 from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.search.candidates import Candidate, eligible_families, rank_grid
 from onnxslim1x1.search.loss import LossModel
-from onnxslim1x1.spec import Factorization, Ineligible, Ints
+from onnxslim1x1.spec import Factorization, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import Decomposition, Strategy, by_name
+from onnxslim1x1.strategies.redundancy import layer_spectra
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +89,27 @@ class Workbench:
             ModelError: the values cannot be read, or are not finite.
         """
         return None if layer.bias is None else self._values(layer.bias, layer)
+
+    def spectra(self, layer: Layer, *, data: bool) -> LayerSpectra | None:
+        """How many directions carry the response of a layer, on calibration images or from its weights alone.
+
+        Returns:
+            None for weights that are computed while running or are no floats, and where there are no images.
+
+        Raises:
+            ModelError: the values cannot be read, or are not finite.
+        """
+        moments = self._moments.get(layer.output)
+        if layer.weight not in self._constants or (data and moments is None):
+            return None
+        weight = self.weight(layer)
+        if "float" not in weight.dtype.name:
+            return None
+        return layer_spectra(layer.spec, weight, self._shared_bias(layer), moments if data else None)
+
+    def _shared_bias(self, layer: Layer) -> NDArray[Any] | None:
+        """Bias of a layer that can be decomposed."""
+        return self.bias(layer) if layer.ineligible is None else None
 
     def weighting(self, layer: Layer) -> OutputWeighting | None:
         """How the output directions of a layer are weighed, or None for alike."""

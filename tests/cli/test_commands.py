@@ -169,7 +169,8 @@ def test_analyze_shows_names_as_they_are(name):
 
 def test_analyze_json():
     found = run_json("analyze", "net.onnx", "--no-measure")
-    assert found["model"] == {"path": "net.onnx", "sha256": digest("net.onnx"), "opset": 17}
+    assert found["model"] == {"path": "net.onnx", "sha256": digest("net.onnx"), "opset": 17,
+                              "file_bytes": Path("net.onnx").stat().st_size}
     assert [x["name"] for x in found["layers"]] == list(NAMES.values())
     assert [x["macs"] for x in found["layers"]] == [
         48 * 3 * 15 * 24 * 10, 40 * 48 * 9 * 24 * 10, 36 * 40 * 24 * 10, 7 * 36]

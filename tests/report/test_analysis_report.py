@@ -15,14 +15,18 @@ from onnxslim1x1.report.style import WIDE
 from onnxslim1x1.runtime.benchmark import Latency
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
-from onnxslim1x1.search.analysis import Analysis, LayerProfile, Proposal
-from onnxslim1x1.spec import ConvSpec, Cost, Ineligible
+from onnxslim1x1.runtime.roofline import Roofline
+from onnxslim1x1.search.analysis import Analysis, LayerProfile, NodeProfile, Proposal
+from onnxslim1x1.spec import ConvSpec, Cost, EnergyCurve, Ineligible, LayerSpectra
 
 DECLINED = Ineligible(code="flat_spectrum",
-                      reason="no rank that saves MACs keeps the weight error within 0.3 (least 0.44)")
+                      reason="no rank that saves MACs keeps the error within 0.3 (least 0.440)")
 ENVIRONMENT = Environment(
     cpu="Intel(R) Xeon(R) Platinum 8488C", isa=("avx2", "avx512f"), cores=96, block=16, onnxruntime="1.22.0",
     onnx="1.18.0", python="3.11.7", platform="Linux-x86_64", providers=("CPUExecutionProvider",), threads=0)
+
+ROOFLINE = Roofline(peak=1e12, bandwidth=2e11, provider="CPUExecutionProvider", threads=0, cases=(("Add", 2e11),))
+OTHERS = (("GlobalAveragePool", 0.05), ("Softmax", 0.01), ("MatMul", 0.06), ("GlobalAveragePool", 0.04), ("Relu", 0.0))
 
 # Name, operator, spec, measured seconds, and what is proposed (rank, error, MACs, seconds) or why nothing is.
 LAYERS = [
@@ -68,23 +72,59 @@ def layer_profile(index, name, op, spec, seconds, outcome):
         rank, error, macs, after = outcome
         proposal = Proposal(strategy="reduce", ranks=(rank,), error=error, cost=Cost(params=macs // 99, macs=macs),
                             speedup=seconds / after, time_s=after)
-    return LayerProfile(layer=layer, params=spec.params, macs=spec.macs, time_s=seconds,
-                        declined=outcome if isinstance(outcome, Ineligible) else None, proposal=proposal)
+    size = 4 * (100_000 + spec.params) if known else None
+    spectra = LayerSpectra(
+        inputs=ramp(spec.in_channels), outputs=ramp(spec.out_channels, 3), separable=None,
+        positions=None if spec.is_pointwise else ramp(spec.positions))
+    return LayerProfile(layer=layer, params=spec.params, macs=spec.macs, time_s=seconds, proposal=proposal,
+                        declined=outcome if isinstance(outcome, Ineligible) else None, bytes=size,
+                        inserted_s=None if seconds is None else seconds / 64,
+                        provider=None if seconds is None else "CPUExecutionProvider",
+                        roof=ROOFLINE.place(macs=spec.macs, moved_bytes=size, seconds=seconds),
+                        weight_spectra=spectra if index % 4 else None)
+
+
+def ramp(size, power=1):
+    """A curve that rises to 1; with power 1 every direction carries the same."""
+    return EnergyCurve(size=size, kept=tuple(1 - (1 - k / size)**power for k in range(1, size + 1)))
 
 
 def analysis(*, measured=True):
     layers = tuple(layer_profile(i, *row) for i, row in enumerate(LAYERS))
     if not measured:
-        layers = tuple(dataclasses.replace(p, time_s=None, proposal=None) for p in layers)
+        layers = tuple(dataclasses.replace(p, time_s=None, proposal=None, roof=None, weight_spectra=None, provider=None,
+                                           inserted_s=None) for p in layers)
     latency = Latency(median_s=2.4, p10_s=2.3, p90_s=2.6, runs=12, provider="CPUExecutionProvider", threads=0)
     profile = ModelProfile(
         nodes=(), end_to_end=latency, profiled_s=2.5, total_kernel_s=2.45, mapped_s=2.44, reorder_s=0.021, cast_s=0.0,
         by_op=(("Conv", 2.2), ("GlobalAveragePool", 0.09), ("FusedMatMul", 0.05), ("ReorderInput", 0.02),
                ("Softmax", 0.01), ("QuickGelu", 0.01), ("LayerNormalization", 0.01), ("Gemm", 0.01), ("Nothing", 0.0)),
         unmapped=(("fused_17", "FusedConv", 0.01),), feed_shapes=(("x", (1, 3, 227, 231)),))
-    return Analysis(path="models/net.onnx", sha256="ab" * 32, opset=17, environment=ENVIRONMENT if measured else None,
+    return Analysis(path="models/net.onnx", sha256="ab" * 32, opset=17, file_bytes=9_876_543,
+                     environment=ENVIRONMENT if measured else None,
                     layers=layers, profile=profile if measured else None,
-                    warnings=("input x: free dimension N set to 1 (change it with --dim N=...)",))
+                    warnings=("input x: free dimension N set to 1 (change it with --dim N=...)",),
+                    roofline=ROOFLINE if measured else None, nodes=nodes(layers) if measured else ())
+
+
+def nodes(layers):
+    """A graph of the layers, each with two nodes behind it, and some others at its end."""
+    found = []
+    for p in layers:
+        seconds = p.time_s or 0.0
+        found.append(node(len(found), p.layer.name, p.layer.op_type, seconds=seconds, inserted_s=p.inserted_s or 0.0,
+                          kernels=("Conv",) if seconds else ()))
+        found.append(node(len(found), f"{p.layer.name}/bn", "BatchNormalization", absorbed_into=p.layer.name))
+        found.append(node(len(found), f"{p.layer.name}/relu", "Relu", absorbed_into=p.layer.name))
+    return (*found, *(node(len(found) + i, f"node_{i}", op, seconds=seconds, kernels=(op,) if seconds else (),
+                           provider="CPUExecutionProvider" if seconds else None)
+                      for i, (op, seconds) in enumerate(OTHERS)))
+
+
+def node(index, name, op, **changes):
+    default = {"seconds": 0.0, "inserted_s": 0.0, "absorbed_into": None, "kernels": (),
+               "provider": "CPUExecutionProvider"}
+    return NodeProfile(index=index, name=name, op=op, output=f"out_{index}", **(default | changes))
 
 
 def rendered(parts, width):
@@ -125,16 +165,123 @@ def test_tables_fit(measured, width, wide, kind):
 def test_the_wide_table_says_more_than_the_narrow_one():
     found = analysis()
     narrow, wide = (analysis_report(found, found.layers, wide=flag)[0] for flag in (False, True))
-    assert {c.header for c in narrow.columns} == {"layer", "kernel", "MACs", "ms", "share", "rewrite", "ms after"}
+    assert {c.header for c in narrow.columns} == {"layer", "kernel", "MACs", "ms", "share", "roof", "inputs",
+                                                 "rewrite", "after"}
     assert {c.header for c in narrow.columns} < {c.header for c in wide.columns}
 
 
 def test_a_row_holds_the_figures_of_its_layer():
     lines = rendered(analysis_report(analysis(), analysis().layers, wide=False), 100)
-    row = next(line for line in lines if line.startswith("video"))
-    assert row.split() == ["video/res4a_2/conv3d", "3x3x3/1x2x2", "9.51G", "987", "42.4%", "reduce", "160", "401"]
-    row = next(line for line in lines if line.startswith("head/unknown"))
-    assert row.split() == ["head/unknown", "3x3", "d18", "?", "-", "-", "unknown_shape"]
+    row = next(line for line in lines if "3x3x3" in line)
+    assert row.split()[1:] == ["3x3x3/1x2x2", "9.51G", "987", "42.4%", "c", "1%", "▁▂▃▃▄█",
+                           "reduce", "160", "401"]
+    row = next(line for line in lines if "d18" in line)
+    assert row.split()[1:] == ["3x3", "d18", "?", "-", "-", "-", "▁▂▃▃▄█", "unknown_shape"]
+    lines = rendered(analysis_report(analysis(), analysis().layers, wide=True), 160)
+    row = next(line for line in lines if "1x25088" in line)
+    assert row.split()[1:] == ["dense", "1x25088", "1x4096", "103M", "103M", "12.3", "0.5%", "8.4", "0.2",
+                           "memory", "17%", "dense"]
+    row = next(line for line in lines if "3x3x3" in line)
+    assert row.split()[7:-4] == ["42.4%", "9.6", "653.4", "compute", "1%", "▁▂▃▃▄█", "▂▃▄▅▇█"]
+
+
+def test_without_a_measurement_there_are_no_empty_columns():
+    found = analysis(measured=False)
+    table = analysis_report(found, found.layers, wide=False)[0]
+    assert [c.header for c in table.columns] == ["layer", "kernel", "MACs", "share", "rewrite"]
+    row = next(line for line in rendered([table], 100) if line.startswith("video"))
+    assert row.split() == ["video/res4a_2/conv3d", "3x3x3/1x2x2", "9.51G", "69.9%", "eligible"]
+
+
+@pytest.mark.parametrize(("width", "wide"), [(80, False), (160, True)])
+def test_every_node_is_listed_on_demand(width, wide):
+    found = analysis()
+    parts = analysis_report(found, found.layers, wide=wide, nodes=True)
+    table = parts[2]
+    lines = rendered([table], width)
+    assert max(map(len, lines)) <= width
+    assert len(lines) == 2 + len(found.nodes)
+    assert parts[0].columns[0].header == "layer"
+    cells = [list(column.cells) for column in table.columns]
+    assert [c[15] for c in cells][1:6] == ["Conv", "987", "15.4", "40.9%", "CPU"]
+    assert cells[6][16] == "in video/res4a_2/conv3d" if wide else cells[6][16].startswith("in ")
+    assert [c[-1] for c in cells][1:] == ["Relu", "0.000", "", "0.0%", "-", "folded"]
+    compiled = node(99, "compiled", "Conv", provider="OtherExecutionProvider")
+    table = analysis_report(dataclasses.replace(found, nodes=(compiled,)), (), wide=wide, nodes=True)[2]
+    assert [next(iter(column.cells)) for column in table.columns][1:] == ["Conv", "-", "", "-", "Other", "not mapped"]
+
+
+def test_the_roof_and_what_is_bound_by_it_are_told():
+    text = "\n".join(part for part in analysis_report(analysis(), analysis().layers, wide=False)
+                     if isinstance(part, str))
+    assert "roof of this machine: 1000.0 GMAC/s, 200.0 GB/s, which cross at 5.0 MAC per byte" in text
+    memory = [p for p in analysis().layers if p.roof and p.roof.bound == "memory"]
+    assert 1 < len(memory) < len(LAYERS) - 2
+    share = sum(p.time_s for p in memory) / sum(p.time_s or 0 for p in analysis().layers)
+    assert f"bound by memory (m): {len(memory)} layers, {100 * share:.1f}% of their time" in text
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_where_the_curves_are_from_is_told(images):
+    found = analysis()
+    if images:
+        found = dataclasses.replace(found, layers=tuple(
+            dataclasses.replace(p, activation_spectra=p.weight_spectra) for p in found.layers))
+    text = "\n".join(part for part in analysis_report(found, found.layers, wide=False) if isinstance(part, str))
+    assert ("from the images" in text) == images
+    assert ("from the weights alone: ▁" in text) != images
+    found = dataclasses.replace(found, layers=tuple(
+        dataclasses.replace(p, activation_spectra=None, weight_spectra=None) for p in found.layers))
+    text = "\n".join(part for part in analysis_report(found, found.layers, wide=False) if isinstance(part, str))
+    assert "▁" not in text
+
+
+@pytest.mark.parametrize(("count", "more"), [(0, ""), (1, ""), (3, ""), (5, " and 2 more")])
+def test_what_could_not_be_mapped_is_named(count, more):
+    found = analysis()
+    unmapped = tuple((f"kernel_{k}", "FusedConv", 0.001 * k) for k in range(count))
+    found = dataclasses.replace(found, profile=dataclasses.replace(found.profile, unmapped=unmapped))
+    line = next(part for part in analysis_report(found, found.layers, wide=False) if "is mapped to nodes" in str(part))
+    names = [f"kernel_{k}" for k in range(count)][::-1][:3]
+    assert [word for word in line.split() if word.startswith("kernel_")] == names
+    assert line.endswith(more)
+    assert ("not mapped" in line) == (count > 0)
+
+
+@pytest.mark.parametrize(("profiled", "text"), [
+    (2.5, "the kernels add up to 2450 ms, 102.1% of it; recording them adds 100 ms to a run"),
+    (2.3, "recording them takes no time that can be measured")])
+def test_the_sum_is_compared_with_a_plain_run(profiled, text):
+    found = analysis()
+    found = dataclasses.replace(found, profile=dataclasses.replace(found.profile, profiled_s=profiled))
+    assert any(text in str(part) for part in analysis_report(found, found.layers, wide=False))
+
+
+@pytest.mark.parametrize(("p10", "text"), [(2.3, "2400 ms per run on"), (
+    0.8, "2400 ms per run (800 ms in the fastest tenth of the runs: the machine is busy) on")])
+def test_a_busy_machine_shows(p10, text):
+    found = analysis()
+    latency = dataclasses.replace(found.profile.end_to_end, p10_s=p10)
+    found = dataclasses.replace(found, profile=dataclasses.replace(found.profile, end_to_end=latency))
+    assert any(text in str(part) for part in analysis_report(found, found.layers, wide=False))
+
+
+def test_layers_that_beat_the_memory_are_explained():
+    found = analysis()
+    assert not any("stayed in a cache" in str(part) for part in analysis_report(found, found.layers, wide=False))
+    layers = [dataclasses.replace(p, roof=p.roof and dataclasses.replace(p.roof, fraction=1.5)) for p in found.layers]
+    found = dataclasses.replace(found, layers=tuple(layers))
+    assert any("above 100% tensors stayed in a cache" in str(part)
+               for part in analysis_report(found, found.layers, wide=False))
+
+
+def test_providers_are_told_where_there_are_several():
+    found = analysis()
+    assert not any("provider" in str(part) for part in analysis_report(found, found.layers, wide=False))
+    other = dataclasses.replace(found.nodes[0], provider="OtherExecutionProvider")
+    found = dataclasses.replace(found, nodes=(other, *found.nodes[1:]))
+    line = next(part for part in analysis_report(found, found.layers, wide=False) if "by provider" in str(part))
+    assert line == f"nodes by provider: CPUExecutionProvider {len(found.nodes) - 2}, OtherExecutionProvider 1"
 
 
 def test_what_is_rendered_at_80_columns_is_not_wrapped_within_a_table():
@@ -195,8 +342,11 @@ def test_without_layers():
 
 
 def test_other_operators_are_those_that_are_no_layers():
-    assert other_operators(analysis()) == [("GlobalAveragePool", 0.09), ("FusedMatMul", 0.05), ("Softmax", 0.01),
-                                           ("QuickGelu", 0.01), ("LayerNormalization", 0.01)]
+    found = analysis()
+    positions = {row[0]: 3 * i for i, row in enumerate(LAYERS)}
+    assert {p.layer.name: p.layer.index for p in found.layers} == positions
+    assert [(op, pytest.approx(s)) for op, s in other_operators(found)] == [
+        ("GlobalAveragePool", 0.09), ("MatMul", 0.06), ("Softmax", 0.01)]
     assert other_operators(analysis(measured=False)) == []
 
 
@@ -211,7 +361,7 @@ def test_json_has_the_documented_keys(measured):
     found = strict_json(analysis(measured=measured))
     assert {"schema_version", "tool", "command", "environment", "model", "totals", "layers", "warnings"} <= set(found)
     assert (found["schema_version"], found["command"]) == (1, "analyze")
-    assert found["model"] == {"path": "models/net.onnx", "sha256": "ab" * 32, "opset": 17}
+    assert found["model"] == {"path": "models/net.onnx", "sha256": "ab" * 32, "opset": 17, "file_bytes": 9_876_543}
     assert found["warnings"] == ["input x: free dimension N set to 1 (change it with --dim N=...)"]
     assert (found["environment"] is None) != measured
     if measured:
@@ -244,6 +394,25 @@ def test_json_numbers_are_numbers():
     assert totals["macs_after"] < totals["macs"]
     assert totals["measured"]["by_op"]["GlobalAveragePool"] == 0.09
     assert totals["measured"]["end_to_end"]["runs"] == 12
+    assert totals["measured"]["overhead_s"] == pytest.approx(2.4 - 2.45)
+    assert totals["measured"]["profiling_s"] == pytest.approx(0.1)
+
+
+def test_json_has_what_was_measured_of_layers_and_nodes():
+    found = strict_json(analysis())
+    assert found["roofline"] == {"peak": 1e12, "bandwidth": 2e11, "ridge": 5.0, "provider": "CPUExecutionProvider",
+                                 "threads": 0, "cases": [["Add", 2e11]]}
+    for entry, p in zip(found["layers"], analysis().layers, strict=True):
+        assert (entry["bytes"], entry["intensity"], entry["inserted_s"]) == (p.bytes, p.intensity, p.inserted_s)
+        assert entry["roof"] == (p.roof and {"bound": p.roof.bound, "limit": p.roof.limit, "fraction": p.roof.fraction})
+        assert entry["spectra"]["activations"] is None
+        assert (entry["spectra"]["weights"] is None) == (p.weight_spectra is None)
+    assert [n["name"] for n in found["nodes"]] == [n.name for n in analysis().nodes]
+    assert found["nodes"][1] | {"index": 0} == {
+        "index": 0, "name": f"{LAYERS[0][0]}/bn", "op": "BatchNormalization", "output": "out_1", "seconds": 0.0,
+        "inserted_s": 0.0, "absorbed_into": LAYERS[0][0], "kernels": [], "provider": "CPUExecutionProvider"}
+    blind = strict_json(analysis(measured=False))
+    assert (blind["roofline"], blind["nodes"]) == (None, [])
 
 
 def test_json_totals_without_a_measurement():

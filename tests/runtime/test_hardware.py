@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import onnxslim1x1.runtime.hardware as module
-from onnxslim1x1.errors import OptionError
+from onnxslim1x1.errors import OptionError, RuntimeFailure
 from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
 from onnxslim1x1.runtime.session import create_session, session_options
 
@@ -83,6 +83,16 @@ def test_no_blocked_convolution_means_one(monkeypatch):
         assert channel_block() == 1
     finally:
         module._channel_block.cache_clear()
+
+
+def test_a_provider_that_cannot_save_its_graph_has_a_layout_of_its_own(monkeypatch):
+    def refuse(*_args, **_options):
+        raise RuntimeFailure("probe: compiled nodes")
+
+    monkeypatch.setattr(module, "create_session", refuse)
+    assert module._channel_block.__wrapped__("CompilingExecutionProvider") == 1
+    with pytest.raises(RuntimeFailure, match="compiled"):
+        module._channel_block.__wrapped__("CPUExecutionProvider")
 
 
 def test_environment_tells_versions_and_settings():

@@ -76,6 +76,14 @@ def test_shapes_operator_and_index_are_read():
     assert kernel == KernelRun(node="a", index=7, op="Conv", seconds=pytest.approx(3e-6), input_shapes=((1, 3, 5), ()))
 
 
+def test_the_provider_of_a_kernel_is_read_and_kernels_of_two_are_kept_apart():
+    first, second = node("a", 2, 3), node("a", 6, 5)
+    first["args"]["provider"], second["args"]["provider"] = "A", "B"
+    (run,) = runs_of([first, second, execute(1, 12), session("model_run", 0, 14)])
+    assert [kernel.provider for kernel in run] == ["A", "B"]
+    assert [(k.provider, round(k.seconds * 1e6)) for k in median_kernels([run])] == [("A", 3), ("B", 5)]
+
+
 def run_of(*pairs):
     return tuple(KernelRun(node=name, index=k, op="Op", seconds=seconds, input_shapes=())
                  for k, (name, seconds) in enumerate(pairs))

@@ -58,7 +58,7 @@ def kernels_of(chain):
     with recording(chain_model(chain).SerializeToString(), options=timing_options(1)) as recorded:
         recorded.session.run(None, random_feeds(input_specs(recorded.session)))
         (kernels,) = recorded.runs()
-    return [kernel.op for kernel in module._between_neighbours(kernels)]
+    return [kernel.op for kernel in module.between_neighbours(kernels)]
 
 
 @pytest.mark.parametrize("spec", GEOMETRIES.values(), ids=GEOMETRIES)
@@ -125,7 +125,19 @@ def test_the_time_is_that_of_the_fastest_quarter_of_the_runs():
 def test_a_session_without_the_neighbours_is_a_failure():
     lone = KernelRun(node="", index=0, op="Conv", seconds=1.0, input_shapes=())
     with pytest.raises(RuntimeFailure, match="neighbours"):
-        module._between_neighbours([lone])
+        module.between_neighbours([lone])
+
+
+def test_a_provider_that_compiles_the_chain_is_charged_for_all_of_it():
+    def kernel(op, provider="OtherExecutionProvider"):
+        return KernelRun(node="", index=0, op=op, seconds=1.0, input_shapes=(), provider=provider)
+
+    compiled = [kernel("MemcpyFromHost"), kernel("Subgraph_1"), kernel("Subgraph_2"), kernel("MemcpyToHost")]
+    assert module.between_neighbours(compiled) == compiled[1:3]
+    apart = [kernel("MaxPool"), kernel("Conv"), kernel("MaxPool")]
+    assert module.between_neighbours(apart) == apart[1:2]
+    with pytest.raises(RuntimeFailure, match="neighbours"):
+        module.between_neighbours([kernel("Conv", "CPUExecutionProvider")])
 
 
 def test_figures_are_remembered_by_layers_threads_and_provider(monkeypatch):
@@ -270,7 +282,7 @@ def test_unusable_chains_are_refused():
 
 
 def test_large_weights_repeat_a_random_block():
-    values = module._random((3, module._RANDOM_VALUES))
+    values = module.random_values((3, module._RANDOM_VALUES))
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values[0], values[2])
     assert np.unique(values[0]).size > module._RANDOM_VALUES // 2

@@ -13,7 +13,7 @@ import onnxslim1x1.runtime.profile as module
 from onnxslim1x1.errors import OptionError, RuntimeFailure
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings
 from onnxslim1x1.runtime.hardware import channel_block
-from onnxslim1x1.runtime.kernels import median_kernels
+from onnxslim1x1.runtime.kernels import Kernel, median_kernels
 from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, observed_input_shapes, profile_model
 from onnxslim1x1.runtime.session import create_session, input_specs, random_feeds
 
@@ -340,3 +340,57 @@ def test_failures_say_where_and_leave_no_file():
                       settings=QUICK, where="net.onnx")
     with pytest.raises(OptionError, match="not offered"):
         profile_model(RESIDUAL, feeds_of(RESIDUAL), settings=replace(QUICK, provider="nonsense"))
+
+
+def test_every_node_tells_its_provider():
+    profile = profiled(RESIDUAL)
+    for n in profile.nodes:
+        assert n.providers == (("CPUExecutionProvider",) if n.kernels else ())
+
+
+def test_what_a_run_takes_beside_its_kernels_is_told():
+    profile = profiled(RESIDUAL)
+    assert profile.overhead_s == profile.end_to_end.median_s - profile.total_kernel_s
+    assert profile.profiling_s == profile.profiled_s - profile.end_to_end.median_s
+
+
+class Compiling:
+    """A provider that cannot save the graph, and runs all of it in a kernel that no node is named in."""
+
+    def __init__(self, monkeypatch, *names):
+        self.tried = []
+        self._real = module.recording
+        monkeypatch.setattr(module, "recording", self.recording)
+        monkeypatch.setattr(module, "provider_name", lambda _name: "CompilingExecutionProvider")
+        monkeypatch.setattr(module, "median_kernels", lambda *_args, **_options: [
+            Kernel(node=name, op="Compiled", seconds=0.5, provider=provider) for name, provider in names])
+
+    def recording(self, loadable, *, options, **others):
+        saving = bool(options.optimized_model_filepath)
+        self.tried.append(saving)
+        if saving:
+            raise RuntimeFailure("model: onnxruntime cannot load this model (it contains compiled nodes)")
+        return self._real(loadable, options=options, **others)
+
+
+def test_a_provider_that_compiles_the_graph_is_measured_as_a_whole(monkeypatch):
+    provider = Compiling(monkeypatch, ("subgraph_1", "CompilingExecutionProvider"))
+    profile = profile_model(RESIDUAL, feeds_of(RESIDUAL), settings=QUICK)
+    assert provider.tried == [False, True, False]  # for the shapes, then with the graph, then without
+    assert profile.unmapped == (("subgraph_1", "Compiled", 0.5),)
+    assert (profile.mapped_s, profile.total_kernel_s) == (0, 0.5)
+    assert {n.providers for n in profile.nodes} == {("CompilingExecutionProvider",)}
+    assert {(n.seconds, n.kernels, n.absorbed_into) for n in profile.nodes} == {(0.0, (), None)}
+
+
+def test_where_several_providers_have_lost_kernels_none_is_guessed(monkeypatch):
+    Compiling(monkeypatch, ("subgraph_1", "A"), ("subgraph_2", "B"))
+    profile = profile_model(RESIDUAL, feeds_of(RESIDUAL), settings=QUICK)
+    assert {n.providers for n in profile.nodes} == {()}
+
+
+def test_the_cpu_must_save_its_graph(monkeypatch):
+    Compiling(monkeypatch)
+    monkeypatch.setattr(module, "provider_name", lambda _name: "CPUExecutionProvider")
+    with pytest.raises(RuntimeFailure, match="compiled nodes"):
+        profile_model(RESIDUAL, feeds_of(RESIDUAL), settings=QUICK)
