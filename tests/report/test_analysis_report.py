@@ -161,6 +161,23 @@ def test_tables_fit(measured, width, wide, kind):
     assert len(set(parts[0].columns[0].cells)) == len(found.layers)  # long names are shortened, and still differ
 
 
+@pytest.mark.parametrize(("width", "wide"), [(80, False), (160, True)])
+@pytest.mark.parametrize("kind", ["reduce", "tucker2", "reduce_spatial", "a_very_long_family"])
+def test_columns_give_way_to_long_proposals(width, wide, kind):
+    found = analysis()
+    layers = [dataclasses.replace(p, proposal=p.proposal and dataclasses.replace(
+        p.proposal, strategy=kind, ranks=(1008, 1008))) for p in found.layers]
+    table = analysis_report(found, layers, wide=wide)[0]
+    lines = rendered([table], width)
+    assert max(map(len, lines)) <= width
+    assert_whole(table, lines)
+    shown = [c.header for c in table.columns]
+    assert {"layer", "kernel", "ms", "roof", "inputs", "rewrite", "after"} <= set(shown)
+    usual = [c.header for c in analysis_report(found, found.layers, wide=wide)[0].columns]
+    assert [header for header in usual if header in shown] == shown
+    assert len(shown) == len(usual) if kind == "reduce" else len(shown) < len(usual) or kind == "tucker2"
+
+
 def test_the_wide_table_says_more_than_the_narrow_one():
     found = analysis()
     narrow, wide = (analysis_report(found, found.layers, wide=flag)[0] for flag in (False, True))
