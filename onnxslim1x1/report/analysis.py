@@ -65,13 +65,18 @@ def _narrow_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
 
 
 def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
+    if analysis.profile is None:
+        return named_table(("layer", "kind", "kernel", "in", "out", "params", "MACs", "share", "MAC/B", "rewrite"), [
+            (p.layer.name, p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
+             count(p.params), count(p.macs), percent(p.macs, analysis.macs), _decimal(p.intensity), _verdict(p))
+            for p in layers], left=(1, 9), width=WIDE)
     rows = []
     for p in layers:
-        rate, intensity, after, spectra = p.gmacs_per_s, p.intensity, p.proposal, _shown(p)
+        after, spectra = p.proposal, _shown(p)
         rows.append((
             p.layer.name, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
             count(p.params), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
-            "-" if rate is None else f"{rate:.1f}", "-" if intensity is None else f"{intensity:.1f}", _roof(p.roof),
+            _decimal(p.gmacs_per_s), _decimal(p.intensity), _roof(p.roof),
             sparkline(spectra.inputs, _SPARK), sparkline(spectra.outputs, _SPARK),
             _verdict(p), f"{after.error:.3f}" if after else "", ms(after.time_s) if after and p.time_s else ""))
     return _fitted_table(("layer", "kernel", "in", "out", "params", "MACs", "ms", "share", "GMAC/s", "MAC/B", "roof",
@@ -89,6 +94,10 @@ def _fitted_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left
         del columns[droppable.pop(0)]
     return named_table(tuple(columns), list(zip(*columns.values(), strict=True)), width=width,
                        left=[number for number, header in enumerate(columns) if header in left])
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _roof(place: RoofPlace | None, *, short: bool = False) -> str:

@@ -203,8 +203,13 @@ def test_a_row_holds_the_figures_of_its_layer():
 
 def test_without_a_measurement_there_are_no_empty_columns():
     found = analysis(measured=False)
-    table = analysis_report(found, found.layers, wide=False)[0]
-    assert [c.header for c in table.columns] == ["layer", "kernel", "MACs", "share", "rewrite"]
+    narrow, table = (analysis_report(found, found.layers, wide=wide)[0] for wide in (False, True))
+    assert [c.header for c in narrow.columns] == ["layer", "kernel", "MACs", "share", "rewrite"]
+    assert [c.header for c in table.columns] == ["layer", "kind", "kernel", "in", "out", "params", "MACs", "share",
+                                                 "MAC/B", "rewrite"]
+    row = next(line for line in rendered([table], 160) if "1x25088" in line)
+    assert row.split()[1:] == ["dense", "dense", "1x25088", "1x4096", "103M", "103M", "0.8%", "0.2", "dense"]
+    table = narrow
     row = next(line for line in rendered([table], 100) if line.startswith("video"))
     assert row.split() == ["video/res4a_2/conv3d", "3x3x3/1x2x2", "9.51G", "69.9%", "eligible"]
 
