@@ -49,9 +49,10 @@ def inspect(model: Model, wanted: Inspection, options: RunOptions) -> Analysis:
     plain = Analysis(path=str(model.path) if model.path else None, sha256=model.sha256() if wanted.digest else None,
                      opset=model.opset, environment=None, layers=(), profile=None, warnings=notes)
     moved = moved_bytes(model, layers)
+    costs = replace(plain, layers=tuple(replace(p, bytes=moved.get(p.layer.name)) for p in layer_profiles(layers)))
     if not wanted.measure:
-        return replace(plain, layers=tuple(replace(p, bytes=moved.get(p.layer.name)) for p in layer_profiles(layers)))
+        return costs
     from onnxslim1x1.search.measuring import Subject, measured_analysis  # what only measuring needs
 
     subject = Subject(model=model, layers=layers, shapes=shapes, moved=moved)
-    return measured_analysis(plain, subject, options, calibration=wanted.calibration, max_error=wanted.max_error)
+    return measured_analysis(costs, subject, options, calibration=wanted.calibration, max_error=wanted.max_error)
