@@ -122,8 +122,8 @@ def _doubts(layers: Sequence[LayerProfile], profile: ModelProfile) -> tuple[str,
     if fast:
         doubts += (
             f"{len(fast)} layers run at more than the measured peak of the machine, {fast[0][0]} at {fast[0][1]:.2f} "
-            "of it: it was busy when the peak was measured; run onnxslim1x1 cache --clear, and measure again when it is "
-            "not",)
+            "of it: it was busy when the peak was measured; run onnxslim1x1 cache --clear, and measure again when it "
+            "is not",)
     whole = profile.end_to_end
     if whole.provider != CPU and profile.total_kernel_s < _TOO_LITTLE * whole.p10_s:
         doubts += (
