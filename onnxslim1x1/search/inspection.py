@@ -52,7 +52,8 @@ def inspect(model: Model, wanted: Inspection, options: RunOptions) -> Analysis:
     costs = replace(plain, layers=tuple(replace(p, bytes=moved.get(p.layer.name)) for p in layer_profiles(layers)))
     if not wanted.measure:
         return costs
-    from onnxslim1x1.search.measuring import Subject, measured_analysis  # what only measuring needs
+    from onnxslim1x1.search.measuring import Subject, measured_analysis, profiled  # what only measuring needs
 
     subject = Subject(model=model, layers=layers, shapes=shapes, moved=moved)
-    return measured_analysis(costs, subject, options, calibration=wanted.calibration, max_error=wanted.max_error)
+    return measured_analysis(costs, subject, profiled(subject, options), options, calibration=wanted.calibration,
+                             max_error=wanted.max_error)

@@ -41,25 +41,39 @@ class Subject:
     moved: Mapping[str, int]
 
 
-def measured_analysis(costs: Analysis, subject: Subject, options: RunOptions, *,
+def profiled(subject: Subject, options: RunOptions) -> ModelProfile:
+    """Where the time of a model goes, on seeded random inputs.
+
+    Raises:
+        DataError: an input cannot be fed.
+        RuntimeFailure: onnxruntime cannot run the model.
+        OptionError: the provider is not offered.
+    """
+    settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
+    feeds = random_feeds(model_inputs(subject.model, subject.shapes), seed=options.seed)
+    return profile_model(subject.model.inlined(), feeds, settings=settings, where=subject.model.where,
+                         progress=options.stage("profiling"))
+
+
+def measured_analysis(costs: Analysis, subject: Subject, profile: ModelProfile, options: RunOptions, *,
                       calibration: DataOptions | None = None, max_error: float | None = None) -> Analysis:
     """An analysis with times, roofline, curves and proposals.
 
     Args:
         costs: what is known without measuring.
         subject: the model.
+        profile: of it.
         options: threads, provider, seed, progress and store.
         calibration: real inputs, unlabelled, that curves and proposals rest on, too.
         max_error: largest relative error of a proposal, of the outputs with calibration, else of the weights; None for
             `ERROR_FROM_DATA` or `ERROR_FROM_WEIGHTS`.
 
     Raises:
-        RuntimeFailure: onnxruntime cannot run the model.
-        OptionError: the provider or the images do not fit.
+        RuntimeFailure: onnxruntime cannot run the model on the images, or a layer alone.
+        OptionError: the images do not fit.
         ModelError, DataError: weights or images cannot be used.
     """
     layers = subject.layers
-    profile = _profile(subject, options)
     roofline = measured_roofline(threads=options.threads, provider=options.provider, store=options.store)
     bench, place, notes = _bench(subject, calibration, options)
     redundancy = curves.study(bench, layers, place, progress=options.stage("spectra"))
@@ -74,13 +88,6 @@ def measured_analysis(costs: Analysis, subject: Subject, options: RunOptions, *,
     return replace(costs, environment=environment(threads=options.threads, provider=options.provider), layers=found,
                    profile=profile, roofline=roofline, nodes=nodes,
                    warnings=costs.warnings + notes + _doubts(found, profile))
-
-
-def _profile(subject: Subject, options: RunOptions) -> ModelProfile:
-    settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
-    feeds = random_feeds(model_inputs(subject.model, subject.shapes), seed=options.seed)
-    return profile_model(subject.model.inlined(), feeds, settings=settings, where=subject.model.where,
-                         progress=options.stage("profiling"))
 
 
 def _times(profile: ModelProfile) -> dict[int, float]:
