@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
+from onnxslim1x1.errors import DataError, RuntimeFailure
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save, write_bytes
 from onnxslim1x1.graph.shapes import Shapes
@@ -43,6 +44,7 @@ from onnxslim1x1.search.pipeline import (
 from onnxslim1x1.search.plan import Budget, RewritePlan
 from onnxslim1x1.search.plan_check import (
     blaming,
+    comparing,
     differences,
     planned_data,
     refreshed,
@@ -119,6 +121,8 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
             max_error: float = PROPOSAL_ERROR) -> Analysis:
     """Cost, measured time and possible rewrite of every convolution and dense layer.
 
+    What onnxruntime cannot run is not measured, and a warning says why.
+
     Args:
         source: path or model.
         run: threads, provider, shapes and progress.
@@ -128,26 +132,27 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
 
     Raises:
         ModelError: the model cannot be used.
-        RuntimeFailure: onnxruntime cannot run it.
         OptionError: shapes or the provider do not fit.
     """
     options = run or RunOptions()
     model = load(source)
     shapes = options.shapes(model)
     layers = layers_with_shapes(model, shapes, run=measure)
-    warnings = shapes.notes
+    warnings, profile, bench = shapes.notes, None, None
+    if measure:
+        try:
+            profile = _profile(model, shapes, options)
+            bench = Workbench(model, layers, block=channel_block(options.provider))
+        except (RuntimeFailure, DataError) as error:  # what was found without running it is still worth knowing
+            warnings += (f"nothing was measured: {error}",)
     if unknown := sum(layer.spec.macs is None for layer in layers):
         warnings += (f"the MACs of {unknown} layers are not counted: their shapes are unknown without a run",)
-    profile = bench = None
-    if measure:
-        profile = _profile(model, shapes, options)
-        bench = Workbench(model, layers, block=channel_block(options.provider))
     found = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes} if profile else None,
                            bench=bench, max_error=max_error, measure=measured(options),
                            progress=options.stage("spectra"))
     return Analysis(
         path=str(model.path) if model.path else None, sha256=model.sha256() if digest else None, opset=model.opset,
-        environment=environment(threads=options.threads, provider=options.provider) if measure else None,
+        environment=environment(threads=options.threads, provider=options.provider) if profile else None,
         layers=found, profile=profile, warnings=warnings)
 
 
@@ -303,8 +308,9 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
         if draft:
             _write(subject.source, done, draft)
         if draft and check:
-            report = validate(source, draft, data=check.data or calibration, run=options,
-                              settings=_promised(check, wanted, subject))
+            with comparing():
+                report = validate(source, draft, data=check.data or calibration, run=options,
+                                  settings=_promised(check, wanted, subject))
             if unchanged is None and (unchanged := not_faster(report, wanted)):
                 copy_unchanged(subject.source, draft)
             if not (unchanged or report.passed or check.keep_failed):

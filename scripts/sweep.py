@@ -23,6 +23,7 @@ from pathlib import Path
 from trials.cases import Case, find_cases, generate
 from trials.pool import HANG_S, Answer, Worker, spread
 
+PATIENCE = {"light": 12.0}  # whole networks: to measure VGG-19 takes longer than a hang
 GOOD = ("ok", "unmeasured", "declined", "cannot run", "nothing eligible")
 STEPS = ("analyze", "slim", "outputs", "full rank")
 
@@ -83,12 +84,14 @@ def of_call(step: str, answer: Answer) -> list[Step]:
     return [Step(step=step, outcome=word, line=line) for word, line in found.items()]
 
 
-def trial(worker: Worker, case: Case, *, folder: Path) -> Result:
-    """All steps of one case."""
+def trial(worker: Worker, case: Case, *, folder: Path, validate: bool) -> Result:
+    """All steps of one case; `slim` compares the models itself, too, if it is to validate."""
+    checking = ("--time", "0.1") if validate else ("--no-validate",)
+    worker.patience = PATIENCE.get(case.kind, 1.0)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         output, shared = Path(name) / "slim.onnx", ("--threads", "1", "--cache", folder / "cache")
         steps = [judge("analyze", worker.command("analyze", case.model, *shared)),
-                 judge("slim", worker.command("slim", case.model, "-o", output, "--max-error", "1e-6", "--time", "0.1",
+                 judge("slim", worker.command("slim", case.model, "-o", output, "--max-error", "1e-6", *checking,
                                               *shared))]
         if output.exists():
             steps += of_call("outputs", worker.call("trials.cases:compare", original=str(case.model),
@@ -117,6 +120,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="take every N-th case")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--hang", type=float, default=HANG_S, help="seconds after which a step counts as a hang")
+    parser.add_argument("--validate", action="store_true", help="let slim validate its result, too (a second a case)")
     parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sweep-") as name:
@@ -125,8 +129,8 @@ def main() -> int:
             generate(data)
         cases = [c for c in find_cases(data) if not options.only or options.only in f"{c.kind}/{c.name}"]
         start, results = time.monotonic(), []
-        for result in spread(partial(trial, folder=Path(name)), cases[::options.every], workers=options.workers,
-                             hang_s=options.hang):
+        task = partial(trial, folder=Path(name), validate=options.validate)
+        for result in spread(task, cases[::options.every], workers=options.workers, hang_s=options.hang):
             results.append(result)
             for step in result.bad:
                 print(f"{result.kind}/{result.name}: {step.step}: {step.outcome}: {step.line[:300]}", flush=True)

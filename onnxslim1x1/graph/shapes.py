@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnxslim1x1.errors import ModelError, OptionError
+from onnxslim1x1.graph.hints import InputHint, input_hints
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.scopes import bodies
 
 Shape = tuple[int, ...]
 
@@ -53,7 +55,18 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
         shape = _concrete(info)
         if shape is not None:
             tensors[info.name] = shape
-    return Shapes(inputs=inputs, tensors=tensors, notes=tuple(notes))
+    return Shapes(inputs=inputs, tensors=_in_bodies(graph) | tensors, notes=tuple(notes))
+
+
+def _in_bodies(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """Shapes of tensors inside of If, Loop and Scan; not where two bodies use one name for different ones."""
+    found: dict[str, Shape | None] = {}
+    for body in (body for node in graph.node for body in bodies(node)):
+        own = {t.name: tuple(t.dims) for t in body.initializer} | {
+            i.name: shape for i in (*body.value_info, *body.output, *body.input) if (shape := _concrete(i)) is not None}
+        for name, shape in (own | _in_bodies(body)).items():
+            found[name] = shape if found.get(name, shape) == shape else None
+    return {name: shape for name, shape in found.items() if shape is not None}
 
 
 def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -65,7 +78,7 @@ def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 def _bind(proto: onnx.ModelProto, given: dict[str, Sequence[int]], dims: dict[str, int],
           where: str) -> tuple[dict[str, Shape], list[str]]:
     inputs, notes, used = {}, list[str](), set[str]()
-    wanted = fed_inputs(proto.graph)
+    wanted, hints = fed_inputs(proto.graph), input_hints(proto.graph)
     if "" in given and len(wanted) == 1:  # a shape without a name, for a model with one input
         given[wanted[0].name] = given.pop("")
     unknown = sorted(set(given) - {i.name for i in wanted})
@@ -78,13 +91,16 @@ def _bind(proto: onnx.ModelProto, given: dict[str, Sequence[int]], dims: dict[st
         if info.name in given:
             _replace_shape(info, given[info.name])
         elif not info.type.tensor_type.HasField("shape"):
-            raise ModelError(f"{where}: input {info.name} has no shape; give --input-shape {info.name}:1,3,224,224")
+            if info.name not in hints:
+                raise ModelError(f"{where}: input {info.name} has no shape; give --input-shape {info.name}:1,3,224,224")
+            for _ in range(hints[info.name].rank):
+                info.type.tensor_type.shape.dim.add()
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
+            if dim.HasField("dim_value") and dim.dim_value >= 0:  # 0 is a size, too: onnxruntime insists on it
                 continue
             name = dim.dim_param
             used.add(name)
-            dim.dim_value = dims.get(name) or _default(info, axis, notes)
+            dim.dim_value = dims.get(name) or _default(info, axis, hints.get(info.name), notes)
         inputs[info.name] = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
     surplus = sorted(set(dims) - used)
     if surplus:
@@ -105,12 +121,14 @@ def _replace_shape(info: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
         declared.add(dim_value=size)
 
 
-def _default(info: onnx.ValueInfoProto, axis: int, notes: list[str]) -> int:
-    """Default of one free dimension: 1 for the batch, a usual side for the spatial axes."""
+def _default(info: onnx.ValueInfoProto, axis: int, hint: InputHint | None, notes: list[str]) -> int:
+    """Default of one free dimension: 1 for the batch, what the first layer wants, a usual side for the spatial axes."""
     dims = info.type.tensor_type.shape.dim
     name = dims[axis].dim_param or f"axis {axis}"
     if axis == 0:
         value = 1
+    elif hint is not None and hint.rank == len(dims) and hint.axis == axis and hint.size > 0:
+        value = hint.size
     else:
         channels_last = len(dims) == 4 and dims[3].dim_value in (1, 3, 4)
         spatial = axis in (1, 2) if channels_last else axis >= 2

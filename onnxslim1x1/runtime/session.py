@@ -146,5 +146,17 @@ def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None,
         RuntimeFailure: onnxruntime fails while running.
     """
     with wrapped(where, "run this model"):
-        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), dict(feeds))
+        ready = {name: _fed(values) for name, values in feeds.items()}
+        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), ready)
     return result
+
+
+def _fed(values: NDArray[Any]) -> Any:
+    """What onnxruntime takes for an array; numpy has no type of its own for bfloat16 and the smaller ones."""
+    if values.dtype.kind != "V":
+        return values
+    import onnx
+    import onnxruntime as ort
+
+    kind = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values, kind)

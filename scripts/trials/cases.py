@@ -51,14 +51,11 @@ def generate(folder: Path) -> None:
 
 
 def _message(value: Any, kind: onnx.TypeProto) -> bytes:
-    if isinstance(value, onnx.TensorProto):
-        raw: bytes = value.SerializeToString()
-        return raw
     makers = {"optional_type": numpy_helper.from_optional, "sequence_type": numpy_helper.from_list,
               "map_type": numpy_helper.from_dict}
     maker = next((m for name, m in makers.items() if kind.HasField(name)), numpy_helper.from_array)
-    raw = maker(value).SerializeToString()
-    return raw
+    message: onnx.TensorProto = value if isinstance(value, onnx.TensorProto) else maker(value)
+    return message.SerializeToString()
 
 
 def find_cases(generated: Path) -> list[Case]:
@@ -132,9 +129,9 @@ def _feeds(model: Path, case: Path) -> list[dict[str, Any]]:
 
 
 def _outputs(model: str, feeds: dict[str, Any]) -> list[Any]:
-    from onnxslim1x1.runtime.session import session_options
-
     import onnxruntime as ort
+
+    from onnxslim1x1.runtime.session import session_options
 
     session = ort.InferenceSession(model, session_options(threads=1), providers=["CPUExecutionProvider"])
     result: list[Any] = session.run(None, {k: _fed(v) for k, v in feeds.items()})

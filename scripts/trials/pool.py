@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 
 HANG_S = 10.0
 _START_S = 120.0
-_PATIENCE = 12.0
+_PATIENCE_S = 300.0
 _RENEW = 400  # requests after which a child is replaced, so that what libraries keep cannot add up
 _SCRIPTS = Path(__file__).resolve().parents[1]
 T = TypeVar("T")
@@ -49,9 +49,14 @@ class Answer:
 
 
 class Worker:
-    """One child process; requests follow one another."""
+    """One child process; requests follow one another.
+
+    Attributes:
+        patience: factor on the seconds after which a command counts as hanging.
+    """
 
     def __init__(self, *, hang_s: float = HANG_S, folder: Path | None = None) -> None:
+        self.patience = 1.0
         self._hang_s, self._folder = hang_s, folder
         self._process: subprocess.Popen[bytes] | None = None
         self._served = 0
@@ -65,11 +70,11 @@ class Worker:
 
     def command(self, *argv: str | Path) -> Answer:
         """Run a command of onnxslim1x1."""
-        return self._ask({"argv": [str(a) for a in argv]})
+        return self._ask({"argv": [str(a) for a in argv]}, self._hang_s * self.patience)
 
     def call(self, target: str, **arguments: Any) -> Answer:
         """Call ``module:function`` with arguments that JSON can hold; checks of ours may take longer than commands."""
-        return self._ask({"call": target, "args": arguments}, patience=_PATIENCE)
+        return self._ask({"call": target, "args": arguments}, _PATIENCE_S)
 
     def stop(self) -> None:
         """End the child."""
@@ -78,7 +83,7 @@ class Worker:
             self._process.communicate()
             self._process = None
 
-    def _ask(self, request: dict[str, Any], *, patience: float = 1.0) -> Answer:
+    def _ask(self, request: dict[str, Any], limit_s: float) -> Answer:
         if self._process is None or self._served >= _RENEW:
             self._start()
         assert self._process is not None
@@ -87,7 +92,7 @@ class Worker:
         start = time.monotonic()
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        line = self._line(self._hang_s * patience)
+        line = self._line(limit_s)
         if line is None:
             self.stop()
             return Answer(kind="hang", seconds=time.monotonic() - start)
