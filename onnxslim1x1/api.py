@@ -21,7 +21,7 @@ from onnxslim1x1.graph.shapes import Shapes
 from onnxslim1x1.runtime.blas import limited_blas
 from onnxslim1x1.runtime.compare import looks_like_classifier
 from onnxslim1x1.runtime.hardware import Environment, channel_block, environment
-from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
+from onnxslim1x1.runtime.inputs import is_excusable, layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_model
 from onnxslim1x1.runtime.session import random_feeds
@@ -121,21 +121,19 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
             max_error: float = PROPOSAL_ERROR) -> Analysis:
     """Cost, measured time and possible rewrite of every convolution and dense layer.
 
-    What onnxruntime cannot run is not measured, and a warning says why.
-
     Args:
         source: path or model.
         run: threads, provider, shapes and progress.
-        measure: False gives costs and eligibility only, without inference or factorisation.
+        measure: False gives costs and eligibility only, without inference or factorisation; so does a model that
+            onnxruntime lacks the means to run, with a warning.
         digest: whether to compute the SHA-256 of the file.
         max_error: largest relative weight error of a proposal.
 
     Raises:
-        ModelError: the model cannot be used.
+        ModelError, RuntimeFailure: the model cannot be used.
         OptionError: shapes or the provider do not fit.
     """
-    options = run or RunOptions()
-    model = load(source)
+    options, model = run or RunOptions(), load(source)
     shapes = options.shapes(model)
     layers = layers_with_shapes(model, shapes, run=measure)
     warnings, profile, bench = shapes.notes, None, None
@@ -144,6 +142,8 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
             profile = _profile(model, shapes, options)
             bench = Workbench(model, layers, block=channel_block(options.provider))
         except (RuntimeFailure, DataError) as error:  # what was found without running it is still worth knowing
+            if not is_excusable(model, error):
+                raise
             warnings += (f"nothing was measured: {error}",)
     if unknown := sum(layer.spec.macs is None for layer in layers):
         warnings += (f"the MACs of {unknown} layers are not counted: their shapes are unknown without a run",)

@@ -25,7 +25,7 @@ class Model:
     """An ONNX model.
 
     Attributes:
-        proto: the model, functions of its own inlined; large weights are external references, also those that are
+        proto: the model, functions that hold layers inlined; large weights are external references, also those that are
             inline in the file. Read-only.
         path: the file that holds exactly this model, or None for one that was made or edited in memory.
         home: the file (symbolic links resolved) that it was loaded from; external references are relative to its

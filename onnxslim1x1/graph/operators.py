@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from onnxslim1x1.graph.shapes import Shape
 from onnxslim1x1.spec import ConvSpec, Ineligible, Ints
 
 ONNX, MICROSOFT = ("", "ai.onnx"), "com.microsoft"
@@ -37,7 +36,7 @@ class Scope:
     derived: MutableMapping[str, str]
     sparse: MutableMapping[str, Ints]
     uses: Mapping[str, int]
-    shapes: Mapping[str, Shape]
+    shapes: Mapping[str, Ints]
 
     def shape(self, name: str) -> Ints | None:
         """Shape of a tensor, or None if it is unknown."""
@@ -83,8 +82,17 @@ class Operator:
 
 def operator(node: onnx.NodeProto) -> Operator | None:
     """The entry for the operator of a node, or None if it is no layer."""
-    domain = "" if node.domain in ONNX else node.domain
-    return _OPERATORS.get((domain, node.op_type))
+    return _OPERATORS.get((domain(node), node.op_type))
+
+
+def domain(node: onnx.NodeProto) -> str:
+    """Domain of the operator of a node; empty for that of ONNX, which has two names."""
+    return "" if node.domain in ONNX else node.domain
+
+
+def is_known(node: onnx.NodeProto) -> bool:
+    """Whether the installed onnx or this package knows the operator of a node."""
+    return operator(node) is not None or onnx.defs.has(node.op_type, domain(node))
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import onnx
 from onnxslim1x1.errors import DataError, RuntimeFailure
 from onnxslim1x1.graph.layers import Layer, find_layers
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.operators import is_known
 from onnxslim1x1.graph.shapes import Shape, Shapes, fed_inputs
 from onnxslim1x1.runtime.profile import observed_input_shapes
 from onnxslim1x1.runtime.session import InputSpec, random_feeds
@@ -33,6 +34,12 @@ def model_inputs(model: Model, shapes: Shapes) -> tuple[InputSpec, ...]:
         specs.append(InputSpec(name=info.name, dtype=dtype, shape=tuple(shapes.inputs[info.name]),
                                free_axes=tuple(axis for axis, known in enumerate(fixed) if not known)))
     return tuple(specs)
+
+
+def is_excusable(model: Model, error: Exception) -> bool:
+    """Whether a model did not run for what onnxruntime lacks, or cannot be fed, rather than for being invalid."""
+    invalid = type(error.__cause__).__name__ in ("InvalidGraph", "InvalidProtobuf")
+    return not invalid or not all(map(is_known, model.proto.graph.node))
 
 
 def layers_with_shapes(model: Model, shapes: Shapes, *, run: bool) -> tuple[Layer, ...]:

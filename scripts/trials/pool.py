@@ -108,8 +108,8 @@ class Worker:
 
     def _start(self) -> None:
         self.stop()
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(_SCRIPTS),
-                                    "COLUMNS": "160"}
+        path = os.pathsep.join(filter(None, (str(_SCRIPTS), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": path}
         self._process = subprocess.Popen([sys.executable, "-m", "trials.worker"], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, env=environment, cwd=self._folder)
         self._served = 0
