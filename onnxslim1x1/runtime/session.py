@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ _NUMPY_TYPES = {
     "tensor(uint64)": np.uint64, "tensor(uint32)": np.uint32, "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
 }
+_MOST_RANDOM_BYTES = 1 << 29  # of one input
 _QUIET = 4  # fatal only: everything else reaches the user through our own messages
 
 
@@ -127,11 +129,18 @@ def input_specs(session: Any, shapes: Mapping[str, Sequence[int]] | None = None)
 
 
 def random_feeds(specs: Sequence[InputSpec], *, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Seeded standard-normal tensors (0 or 1 for integers and booleans, which are often indices)."""
+    """Seeded standard-normal tensors (0 or 1 for integers and booleans, which are often indices).
+
+    Raises:
+        DataError: they would be absurdly large.
+    """
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for spec in specs:
-        if spec.dtype.kind == "f":
+        if math.prod(spec.shape) * max(spec.dtype.itemsize, 4) > _MOST_RANDOM_BYTES:
+            raise DataError(f"input {spec.name}: random values of shape {','.join(map(str, spec.shape))} would take "
+                            f"more than {_MOST_RANDOM_BYTES >> 20} MB; give a smaller one with --input-shape")
+        if spec.dtype.kind in "fV":  # V: bfloat16 and smaller types, which numpy does not know
             feeds[spec.name] = rng.standard_normal(spec.shape, dtype=np.float32).astype(spec.dtype)
         else:
             feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(spec.dtype)

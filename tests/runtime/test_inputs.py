@@ -126,3 +126,9 @@ def test_what_onnxruntime_lacks_is_no_fault_of_the_model(operator, kind, excusab
     error = RuntimeFailure("no")
     error.__cause__ = type(kind, (Exception,), {})()
     assert is_excusable(model, error) is excusable
+
+
+def test_inputs_of_absurd_size_are_not_made():
+    spec = InputSpec(name="x", dtype=np.dtype(np.float32), shape=(2**20, 2**10))
+    with pytest.raises(DataError, match=r"^input x: random values of shape 1048576,1024 .* --input-shape$"):
+        random_feeds([spec])
