@@ -3,9 +3,9 @@
     python scripts/fuzz.py MODEL_OR_FOLDER... [--count 20000] [--seed 0] [--keep FOLDER]
 
 Every file goes through ``analyze --no-measure``, or if it is small through ``analyze`` or ``slim``. What is wanted:
-success, or exit code 2 or 3 with one line; no traceback, no hang over 10 s, no more than 1 GB. A crash of a native library is counted, and the same
-command is run once more as a user would: it has to say so in one line, with exit code 3. File N of a seed is always
-the same: ``--only N`` makes it again.
+success, or exit code 2 or 3 with one line; no traceback, no hang over 10 s, no more than 1 GB. A crash of a native
+library is counted, and the same command is run once more as a user would: it has to say so in one line, with exit code
+3. File N of a seed is always the same: ``--only N`` makes it again.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ def model_inputs(model: Model, shapes: Shapes) -> tuple[InputSpec, ...]:
         if info.name not in shapes.inputs:
             raise DataError(f"{model.where}: input {info.name} is no tensor; only tensors can be fed")
         tensor = info.type.tensor_type
+        if tensor.elem_type not in onnx.helper.get_all_tensor_dtypes():
+            raise DataError(f"{model.where}: input {info.name} has no known type of elements; export the model again")
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         unknown = [False] * len(shapes.inputs[info.name])
         fixed = [d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim] or unknown
