@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.functions import inlined_functions
-from onnxslim1x1.graph.text import require_text
+from onnxslim1x1.graph.sound import require_text, require_types
 from onnxslim1x1.graph.wire import WireError, skeleton
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -123,6 +123,7 @@ def load(source: str | Path | onnx.ModelProto | Model) -> Model:
     else:
         model = _load_file(Path(source))
     require_text(model.proto, model.where)
+    require_types(model.proto, model.where)
     _require_graph(model)
     return replace(model, proto=inlined_functions(model.proto)) if model.proto.functions else model
 

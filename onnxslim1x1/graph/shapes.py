@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +16,8 @@ from onnxslim1x1.graph.scopes import bodies
 
 Shape = tuple[int, ...]
 
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+_MOST_NUMBERS = 1024  # in a tensor that says something about shapes
 _IMAGE_SIDE = 224  # what an image network most often takes
 _DEFAULT_SIDES = {3: 1024, 4: _IMAGE_SIDE, 5: 64}  # per rank of the input: sequences, images, volumes
 
@@ -43,6 +47,7 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    _read_small(proto.graph, model)
     inputs, notes = _bind(proto, dict(input_shapes or {}), dict(dims or {}), model.where)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
@@ -56,6 +61,15 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
         if shape is not None:
             tensors[info.name] = shape
     return Shapes(inputs=inputs, tensors=_in_bodies(graph) | tensors, notes=tuple(notes))
+
+
+def _read_small(graph: onnx.GraphProto, model: Model) -> None:
+    """Put small external integers into the message: inference computes shapes with them."""
+    for tensor in graph.initializer:
+        small = tensor.data_type in _INTEGERS and 0 < math.prod(tensor.dims) <= _MOST_NUMBERS
+        if small and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            with contextlib.suppress(ModelError):  # whoever needs the values will say what is wrong
+                tensor.CopyFrom(onnx.numpy_helper.from_array(model.array(tensor), tensor.name))
 
 
 def _in_bodies(graph: onnx.GraphProto) -> dict[str, Shape]:

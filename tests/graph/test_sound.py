@@ -1,4 +1,4 @@
-"""Names that are no text are found when the model is loaded, wherever they are."""
+"""Names that are no text and unknown types are found when the model is loaded, wherever they are."""
 
 import onnx
 import onnx.parser
@@ -34,3 +34,11 @@ def test_a_name_that_is_no_text(word, tmp_path):
     path.write_bytes(raw.replace(word.encode(), b"\xf4" + word.encode()[1:]))
     with pytest.raises(ModelError, match=r"m\.onnx: a name is not valid UTF-8; export or copy the model again$"):
         load(path)
+
+
+@pytest.mark.parametrize("kind", [0, 99])
+def test_a_weight_of_no_known_type(kind):
+    proto = onnx.parser.parse_model(TEXT)
+    proto.graph.initializer[0].data_type = kind
+    with pytest.raises(ModelError, match=rf"^model: tensor OWEIGHT has elements of the unknown type {kind}; export"):
+        load(proto)

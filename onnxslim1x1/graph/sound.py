@@ -1,4 +1,4 @@
-"""Names in a file of unknown origin: protobuf hands out bytes where a name is no text, instead of refusing it."""
+"""What protobuf lets pass in a file of unknown origin: names that are no text, types that there are not."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ def require_text(proto: onnx.ModelProto, where: str) -> None:
     """
     if any(isinstance(name, bytes) for name in _names(proto)):
         raise ModelError(f"{where}: a name is not valid UTF-8; export or copy the model again")
+
+
+def require_types(proto: onnx.ModelProto, where: str) -> None:
+    """Look at the type of elements of every weight of the main graph.
+
+    Raises:
+        ModelError: the installed onnx does not know one.
+    """
+    known = set(onnx.helper.get_all_tensor_dtypes())
+    for tensor in proto.graph.initializer:
+        if tensor.data_type not in known:
+            raise ModelError(f"{where}: tensor {tensor.name} has elements of the unknown type {tensor.data_type}; "
+                             "export or copy the model again")
 
 
 def _names(proto: onnx.ModelProto) -> Iterator[str | bytes]:
