@@ -5,13 +5,15 @@ DEMO   := .venv-demo
 SAMPLE := sample_models
 OUT    := demo-output
 
-.PHONY: help demo test test-slow lint types mutants wheel lower-bounds sample clean
+.PHONY: help demo test test-slow lint types mutants sweep fuzz wheel lower-bounds sample clean
 
 help:
 	@echo "make demo          analyze, slim and validate the sample model (own virtual environment)"
 	@echo "make test          ruff, mypy and the fast tests (own virtual environment)"
 	@echo "make test-slow     the tests that take longer"
 	@echo "make mutants       plant bugs; the tests must find each of them"
+	@echo "make sweep         send every test case of the onnx package through analyze and slim (20 minutes)"
+	@echo "make fuzz          damage 20,000 model files; each must be taken, or declined in one line (half an hour)"
 	@echo "make wheel         build the wheel and try it outside of the checkout"
 	@echo "make lower-bounds  test with the oldest dependencies that are allowed"
 	@echo "make sample        train the sample model again (installs PyTorch, takes minutes)"
@@ -49,6 +51,12 @@ types: $(DEV)/.done
 
 mutants: $(DEV)/.done
 	$(DEV)/bin/python scripts/mutants.py
+
+sweep: $(DEV)/.done
+	$(DEV)/bin/python scripts/sweep.py --validate
+
+fuzz: $(DEV)/.done
+	$(DEV)/bin/python scripts/fuzz.py --generated $(SAMPLE)
 
 wheel: $(DEV)/.done
 	rm -rf dist

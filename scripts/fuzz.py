@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from sweep import judge
+from trials.cases import find_cases, generate
 from trials.mutate import mutated
 from trials.pool import Answer, Worker, spread
 
@@ -109,6 +110,7 @@ def models_in(paths: Sequence[Path], largest: int) -> list[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Damage model files and see that the command line copes.")
     parser.add_argument("models", type=Path, nargs="+", help="models, or folders of them")
+    parser.add_argument("--generated", action="store_true", help="and the test cases of the onnx package")
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--seed", type=int, default=0)
@@ -118,7 +120,15 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="write file N to --keep and do nothing else")
     parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args()
-    models = models_in(options.models, options.largest)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        if options.generated:
+            generate(Path(name) / "cases")
+        cases = [c.model for c in find_cases(Path(name) / "cases")] if options.generated else []
+        return run(options, models_in([*options.models, *cases], options.largest), Path(name))
+
+
+def run(options: argparse.Namespace, models: Sequence[Path], folder: Path) -> int:
+    """Try all files, print what became of them, and return the exit code."""
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     if options.only is not None:
@@ -128,13 +138,12 @@ def main() -> int:
         print(f"{path}: {name} of {model}, for {' '.join(command)}")
         return 0
     start, trials = time.monotonic(), []
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
-        task = partial(trial, models=models, seed=options.seed, folder=Path(name), keep=options.keep)
-        for found in spread(task, range(options.first, options.first + options.count), workers=options.workers):
-            trials.append(found)
-            if found.outcome not in GOOD:
-                print(f"{found.number}: {found.command} {found.model} {found.mutation}: {found.outcome}: "
-                      f"{found.line[-1500:]}", flush=True)
+    task = partial(trial, models=models, seed=options.seed, folder=folder, keep=options.keep)
+    for found in spread(task, range(options.first, options.first + options.count), workers=options.workers):
+        trials.append(found)
+        if found.outcome not in GOOD:
+            print(f"{found.number}: {found.command} {found.model} {found.mutation}: {found.outcome}: "
+                  f"{found.line[-1500:]}", flush=True)
     print(tally(trials))
     bad = sum(t.outcome not in GOOD for t in trials)
     print(f"{len(trials)} files over {len(models)} models in {time.monotonic() - start:.0f} s, seed {options.seed}: "

@@ -3,8 +3,9 @@
     python scripts/sweep.py [--only WORDS] [--every N] [--json sweep.json]
 
 Each case goes through ``analyze``, through ``slim --max-error 1e-6``, and through a rewrite at full rank of every layer
-and family that allows it; rewritten models must give the outputs of the original on the data of the case. All of it
-runs in child processes. The exit code is 1 if anything is not as it should be.
+and family that allows it; rewritten models must give the outputs of the original on the data of the case. Node cases
+with weights are there twice: frozen ones have them as weights instead of inputs. All of it runs in child processes.
+The exit code is 1 if anything is not as it should be.
 """
 
 from __future__ import annotations
@@ -116,6 +117,7 @@ def tally(results: Sequence[Result]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Send the test cases of the onnx package through analyze and slim.")
     parser.add_argument("--data", type=Path, help="folder for the generated cases (default: a temporary one)")
+    parser.add_argument("--shipped", action="store_true", help="only cases that need not be generated")
     parser.add_argument("--only", help="cases whose kind/name holds this text")
     parser.add_argument("--every", type=int, default=1, help="take every N-th case")
     parser.add_argument("--workers", type=int, default=2)
@@ -124,8 +126,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file for all results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sweep-") as name:
-        data = options.data or Path(name) / "data"
-        if not (data / "node").exists():
+        data = None if options.shipped else options.data or Path(name) / "data"
+        if data and not (data / "node").exists():
             generate(data)
         cases = [c for c in find_cases(data) if not options.only or options.only in f"{c.kind}/{c.name}"]
         start, results = time.monotonic(), []

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError, OptionError, RuntimeFailure
+from onnxslim1x1.runtime.watch import watched
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -42,7 +43,8 @@ class InputSpec:
 def wrapped(where: str, doing: str) -> Iterator[None]:
     """Turn whatever onnxruntime raises into a `RuntimeFailure` of one line that says where and doing what."""
     try:
-        yield
+        with watched(where, doing):
+            yield
     except Exception as error:  # onnxruntime raises many unrelated types, all derived from Exception only
         if isinstance(error, RuntimeFailure):
             raise

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from onnxslim1x1.graph.model import Model
     from onnxslim1x1.search.pipeline import Subject
 
+GENERATED = ("node", "frozen")
+_WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 KINDS = ("simple", "light", "pytorch-converted", "pytorch-operator")  # shipped with the package, beside the node cases
 RTOL, ATOL = 1e-4, 1e-5  # float32 rounding of other sums of the same terms; relative to the largest value of an output
 _COARSE = {"float16": 4e-3, "bfloat16": 3e-2}  # a few units in the last place of the type
@@ -40,14 +42,31 @@ def generate(folder: Path) -> None:
 
         cases = load_model_tests(kind="node")
     for case in cases:
-        place = folder / "node" / case.name
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "model.onnx").write_bytes(case.model.SerializeToString())
         for number, (inputs, _) in enumerate(case.data_sets):
-            data = place / f"test_data_set_{number}"
-            data.mkdir(exist_ok=True)
-            for k, value in enumerate(inputs):
-                (data / f"input_{k}.pb").write_bytes(_message(value, case.model.graph.input[k].type))
+            _write(folder / "node" / case.name, case.model, inputs, number)
+        if any(node.op_type in _WITH_WEIGHTS for node in case.model.graph.node) and case.data_sets:
+            inputs = case.data_sets[0][0]
+            _write(folder / "frozen" / case.name, _frozen(case.model, inputs), inputs[:1], 0)
+
+
+def _write(place: Path, model: onnx.ModelProto, inputs: Sequence[Any], number: int) -> None:
+    data = place / f"test_data_set_{number}"
+    data.mkdir(parents=True, exist_ok=True)
+    (place / "model.onnx").write_bytes(model.SerializeToString())
+    for k, value in enumerate(inputs):
+        (data / f"input_{k}.pb").write_bytes(_message(value, model.graph.input[k].type))
+
+
+def _frozen(model: onnx.ModelProto, inputs: Sequence[Any]) -> onnx.ModelProto:
+    """The model with all inputs but the first as weights: in the node cases they are inputs, too."""
+    frozen = onnx.ModelProto()
+    frozen.CopyFrom(model)
+    for info, value in list(zip(model.graph.input, inputs, strict=True))[1:]:
+        tensor = value if isinstance(value, onnx.TensorProto) else numpy_helper.from_array(np.asarray(value))
+        frozen.graph.initializer.add().CopyFrom(tensor)
+        frozen.graph.initializer[-1].name = info.name
+    del frozen.graph.input[1:]
+    return frozen
 
 
 def _message(value: Any, kind: onnx.TypeProto) -> bytes:
@@ -58,12 +77,13 @@ def _message(value: Any, kind: onnx.TypeProto) -> bytes:
     return message.SerializeToString()
 
 
-def find_cases(generated: Path) -> list[Case]:
-    """All cases, the node cases from `generated` and the shipped ones from the installed package."""
+def find_cases(generated: Path | None) -> list[Case]:
+    """The cases that the installed package ships, and those in `generated`."""
     import onnx.backend.test
 
     shipped = Path(onnx.backend.test.__file__).parent / "data"
-    folders = {"node": generated / "node"} | {kind: shipped / kind for kind in KINDS}
+    folders = {kind: generated / kind for kind in GENERATED} if generated else {}
+    folders |= {kind: shipped / kind for kind in KINDS}
     found = []
     for kind, folder in folders.items():
         found += [Case(kind=kind, name=path.parent.name if path.name == "model.onnx" else path.stem, model=path)

@@ -24,8 +24,10 @@ _MARK = "ready"
 def _command(argv: list[str]) -> int:
     from onnxslim1x1.cli.main import main
     from onnxslim1x1.cli.options import Debug
+    from onnxslim1x1.cli.output import give_up
+    from onnxslim1x1.runtime.watch import WATCH
 
-    Debug.enabled = False
+    Debug.enabled, WATCH.give_up = False, give_up
     sys.argv = ["onnxslim1x1", *argv]
     try:
         main()

@@ -66,3 +66,12 @@ def test_whoever_ends_the_program_ends_the_command(number):
         process.send_signal(number)
         assert process.wait(timeout=20) == -number
     assert ended(child)
+
+
+def test_giving_up_is_one_line_exit_code_3_and_leaves_no_temporary_folder(tmp_path):
+    body = ("(__import__('tempfile').mkdtemp, setattr(main, 'kept', __import__('tempfile').TemporaryDirectory()), "
+            "__import__('threading').Timer(0.1, __import__('onnxslim1x1.runtime.watch').runtime.watch.WATCH.give_up, "
+            "('m.onnx: too long',)).start(), time.sleep(60))")
+    done = run(body, env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "error: m.onnx: too long\n")
+    assert not list(tmp_path.iterdir())
