@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -196,6 +197,11 @@ def refusal(node: onnx.NodeProto, op: Operator, scope: Scope) -> Ineligible | No
     if bias and bias not in scope.constants:
         return Ineligible(code="dynamic_bias", reason=f"its bias {bias} is computed while running")
     return None
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether weights of a numpy type can be factorised."""
+    return helper.np_dtype_to_tensor_dtype(dtype) in _FLOATS
 
 
 def type_name(tensor: onnx.TensorProto) -> str:
