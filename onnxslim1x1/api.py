@@ -308,9 +308,9 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
         if draft:
             _write(subject.source, done, draft)
         if draft and check:
-            with comparing():
-                report = validate(source, draft, data=check.data or calibration, run=options,
-                                  settings=_promised(check, wanted, subject))
+            data = check.data or calibration
+            with comparing(random=data is None):
+                report = validate(source, draft, data=data, run=options, settings=_promised(check, wanted, subject))
             if unchanged is None and (unchanged := not_faster(report, wanted)):
                 copy_unchanged(subject.source, draft)
             if not (unchanged or report.passed or check.keep_failed):

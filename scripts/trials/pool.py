@@ -97,8 +97,8 @@ class Worker:
             self.stop()
             return Answer(kind="hang", seconds=time.monotonic() - start)
         if not line:
-            code = self._process.wait()
-            self._process = None
+            self._process.communicate()  # waits, and closes its pipes
+            code, self._process = self._process.returncode, None
             return Answer(kind="crash", code=code, seconds=time.monotonic() - start)
         found = json.loads(line)
         trace = found.pop("traceback")
