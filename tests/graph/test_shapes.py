@@ -163,3 +163,15 @@ def test_unknown_operators_leave_their_outputs_unknown():
     tensors = infer_shapes(model).tensors
     assert tensors["b"] == (1, 3, 8, 9)
     assert {"a", "y"}.isdisjoint(tensors)
+
+
+def test_small_external_integers_say_something_about_shapes(tmp_path):
+    proto = onnx.parser.parse_model(HEAD + "g (float[2,3,4,5] x) => (float[A,B] y) { y = Reshape(x, to) }")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([6, -1]), "to"))
+    path = tmp_path / "m.onnx"
+    onnx.save_model(proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    model = load(path)
+    assert infer_shapes(model).tensors["y"] == (6, 20)
+    assert model.proto.graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL  # a copy was changed
+    (tmp_path / "m.data").unlink()
+    assert "y" not in infer_shapes(load(path)).tensors
