@@ -65,8 +65,8 @@ class RunFlags:
         help="Sizes of free dimensions: batch=1,height=224; repeatable.")] = None
     seed: Annotated[int, typer.Option(help="Seed of random inputs and of sampled statistics.", min=0)] = 0
     run_limit: Annotated[float | None, typer.Option(
-        help="Seconds that onnxruntime may take to load or run the model once; 0: no limit (default: 6, and 1 per MB "
-             "of the file).", min=0.0)] = None
+        help="Seconds that onnxruntime may take to load the model, or to run it once on random inputs; 0: no limit "
+             "(default: 6, and 1 per MB of the file).", min=0.0)] = None
     cache: CacheOption = None
     no_cache: Annotated[bool, typer.Option(
         "--no-cache", help="Measure everything anew, and keep nothing for the next run.")] = False

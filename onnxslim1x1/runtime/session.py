@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,7 @@ class InputSpec:
 def wrapped(where: str, doing: str) -> Iterator[None]:
     """Turn whatever onnxruntime raises into a `RuntimeFailure` of one line that says where and doing what."""
     try:
-        with watched(where, doing):
-            yield
+        yield
     except Exception as error:  # onnxruntime raises many unrelated types, all derived from Exception only
         if isinstance(error, RuntimeFailure):
             raise
@@ -105,7 +104,7 @@ def create_session(source: str | Path | bytes, *, options: Any = None, provider:
 
     name = provider_name(provider)
     origin = where or (str(source) if not isinstance(source, bytes) else "model")
-    with wrapped(origin, "load this model"), warnings.catch_warnings():
+    with wrapped(origin, "load this model"), watched(origin, "load this model"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ort.InferenceSession(str(source) if isinstance(source, Path) else source,
                                     options or session_options(), providers=[name])
@@ -149,14 +148,22 @@ def random_feeds(specs: Sequence[InputSpec], *, seed: int = 0) -> dict[str, NDAr
     return feeds
 
 
-def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None,
-        where: str = "model") -> list[NDArray[Any]]:
+def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None, where: str = "model",
+        limited: bool = False) -> list[NDArray[Any]]:
     """Run once and return the outputs in the model's (or the asked) order.
+
+    Args:
+        session: of onnxruntime.
+        feeds: by input.
+        outputs: which ones.
+        where: path of the model, or what messages call it.
+        limited: whether the command line gives up if it takes too long (see `onnxslim1x1.runtime.watch`): for runs of
+            an unknown model on random inputs.
 
     Raises:
         RuntimeFailure: onnxruntime fails while running.
     """
-    with wrapped(where, "run this model"):
+    with wrapped(where, "run this model"), watched(where, "run this model") if limited else nullcontext():
         ready = {name: _fed(values) for name, values in feeds.items()}
         result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), ready)
     return result

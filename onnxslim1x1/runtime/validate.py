@@ -267,7 +267,8 @@ def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, setti
     collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)))
     for done, feeds, rows in _feeds(specs, dataset, settings):
         labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
-        outputs = [_run(s, feeds, rows, path) for s, path in zip((first, second), paths, strict=True)]
+        outputs = [_run(s, feeds, rows, path, limited=dataset is None)
+                   for s, path in zip((first, second), paths, strict=True)]
         collector.add(*outputs, rows=rows, labels=labels)
         _require_classifier(settings.tolerance, collector.classifier, paths[0])
         if progress is not None:
@@ -302,10 +303,10 @@ def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings:
     return padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
 
 
-def _run(session: Any, feeds: Feeds, rows: int, path: Path) -> dict[str, NDArray[Any]]:
+def _run(session: Any, feeds: Feeds, rows: int, path: Path, *, limited: bool) -> dict[str, NDArray[Any]]:
     """Outputs by name, without the rows that `padded` added (outputs without a batch axis stay whole)."""
     names = [item.name for item in session.get_outputs()]
-    outputs = dict(zip(names, run(session, feeds, where=str(path)), strict=True))
+    outputs = dict(zip(names, run(session, feeds, where=str(path), limited=limited), strict=True))
     outputs = {name: value if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else as_numbers(value)
                for name, value in outputs.items()}
     size = next((len(a) for a in feeds.values() if a.ndim), rows)

@@ -1,4 +1,4 @@
-"""How long onnxruntime may take to load or run a model once.
+"""How long onnxruntime may take to load a model, or to run it once on random inputs.
 
 A damaged or hostile file can make a kernel compute for years (a loop, a count, a size), and nothing in onnxruntime
 stops a kernel. The command line therefore gives up after a while that grows with the size of the file; the Python API

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from onnxslim1x1.runtime.session import wrapped
+from onnxslim1x1.runtime.session import run
 from onnxslim1x1.runtime.watch import BASE_S, WATCH, Watch, allowed_s, watched
 
 
@@ -24,8 +24,11 @@ def told(monkeypatch):
 
 def test_what_takes_too_long_is_given_up_in_one_line(told):
     found, event = told
-    with wrapped("m.onnx", "run this model"):
-        assert event.wait(20)
+    class Slow:
+        def run(self, *_):
+            return [event.wait(20)]
+
+    assert run(Slow(), {}, where="m.onnx", limited=True) == [True]
     assert found == ["m.onnx: onnxruntime did not run this model within 0.05 s; give smaller shapes with "
                      "--input-shape, or more time with --run-limit (0: no limit)"]
 
@@ -35,6 +38,16 @@ def test_what_is_quick_is_not(told, monkeypatch):
     with watched("m.onnx", "load this model"):
         pass
     time.sleep(0.5)
+    assert told[0] == []
+
+
+def test_runs_on_the_data_of_a_user_take_the_time_that_they_need(told):
+    class Slow:
+        def run(self, *_):
+            time.sleep(0.2)
+            return []
+
+    run(Slow(), {}, where="m.onnx")
     assert told[0] == []
 
 
