@@ -18,6 +18,7 @@ Shape = tuple[int, ...]
 
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 _MOST_NUMBERS = 1024  # in a tensor that says something about shapes
+_MOST_AXES = 1 << 16
 _IMAGE_SIDE = 224  # what an image network most often takes
 _DEFAULT_SIDES = {3: 1024, 4: _IMAGE_SIDE, 5: 64}  # per rank of the input: sequences, images, volumes
 
@@ -49,6 +50,7 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
     proto.CopyFrom(model.proto)
     _read_small(proto.graph, model)
     inputs, notes = _bind(proto, dict(input_shapes or {}), dict(dims or {}), model.where)
+    _forget_absurd(proto.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:  # InferenceError and, for unknown operators, others: shapes stay unknown
@@ -70,6 +72,14 @@ def _read_small(graph: onnx.GraphProto, model: Model) -> None:
         if small and tensor.data_location == onnx.TensorProto.EXTERNAL:
             with contextlib.suppress(ModelError):  # whoever needs the values will say what is wrong
                 tensor.CopyFrom(onnx.numpy_helper.from_array(model.array(tensor), tensor.name))
+
+
+def _forget_absurd(graph: onnx.GraphProto) -> None:
+    """Leave open how long a row of integers is that cannot be a shape: inference would make a tensor of that rank."""
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.elem_type in _INTEGERS and len(dims) == 1 and dims[0].dim_value > _MOST_AXES:
+            dims[0].Clear()
 
 
 def _in_bodies(graph: onnx.GraphProto) -> dict[str, Shape]:

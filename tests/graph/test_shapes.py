@@ -175,3 +175,12 @@ def test_small_external_integers_say_something_about_shapes(tmp_path):
     assert model.proto.graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL  # a copy was changed
     (tmp_path / "m.data").unlink()
     assert "y" not in infer_shapes(load(path)).tensors
+
+
+@pytest.mark.parametrize("operator", ["Expand", "Reshape"])
+def test_a_shape_of_absurd_length_is_no_shape(operator):
+    """Inference would make a tensor of two thousand million axes."""
+    model = model_of(f"g (float[1,3,1] x, int64[2147483648] shape) => (float[3,3,3] y) {{ y = {operator}(x, shape) }}")
+    shapes = infer_shapes(model)
+    assert shapes.inputs["shape"] == (2147483648,)
+    assert "shape" not in shapes.tensors
