@@ -5,7 +5,7 @@ DEMO   := .venv-demo
 SAMPLE := sample_models
 OUT    := demo-output
 
-.PHONY: help demo test test-slow browser lint types mutants wheel lower-bounds sample clean
+.PHONY: help demo test test-slow browser lint types mutants sweep fuzz wheel lower-bounds sample clean
 
 help:
 	@echo "make demo          analyze, slim and validate the sample model (own virtual environment)"
@@ -13,6 +13,8 @@ help:
 	@echo "make test-slow     the tests that take longer"
 	@echo "make browser       Debian's Chromium, in which the tests look at pages (as root)"
 	@echo "make mutants       plant bugs; the tests must find each of them"
+	@echo "make sweep         send every test case of the onnx package through analyze and slim (20 minutes)"
+	@echo "make fuzz          damage 20,000 model files; each must be taken, or declined in one line (half an hour)"
 	@echo "make wheel         build the wheel and try it outside of the checkout"
 	@echo "make lower-bounds  test with the oldest dependencies that are allowed"
 	@echo "make sample        train the sample model again (installs PyTorch, takes minutes)"
@@ -55,6 +57,12 @@ types: $(DEV)/.done
 
 mutants: $(DEV)/.done
 	$(DEV)/bin/python scripts/mutants.py
+
+sweep: $(DEV)/.done
+	$(DEV)/bin/python scripts/sweep.py --validate
+
+fuzz: $(DEV)/.done
+	$(DEV)/bin/python scripts/fuzz.py --generated $(SAMPLE)
 
 wheel: $(DEV)/.done
 	rm -rf dist

@@ -41,6 +41,7 @@ from onnxslim1x1.search.pipeline import (
 from onnxslim1x1.search.plan import Budget, RewritePlan
 from onnxslim1x1.search.plan_check import (
     blaming,
+    comparing,
     differences,
     planned_data,
     refreshed,
@@ -118,7 +119,8 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
     Args:
         source: path or model.
         run: threads, provider, shapes and progress.
-        measure: False gives costs and eligibility only, without inference or factorisation.
+        measure: False gives costs and eligibility only, without inference or factorisation; so does a model that
+            onnxruntime lacks the means to run, with a warning.
         digest: whether to compute the SHA-256 of the file.
         max_error: largest relative error of a proposal: of the outputs with calibration (default 0.1), else of the
             weights (default 0.3).
@@ -285,8 +287,9 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
         if draft:
             _write(subject.source, done, draft)
         if draft and check:
-            report = validate(source, draft, data=check.data or calibration, run=options,
-                              settings=_promised(check, wanted, subject))
+            data = check.data or calibration
+            with comparing(random=data is None):
+                report = validate(source, draft, data=data, run=options, settings=_promised(check, wanted, subject))
             if unchanged is None and (unchanged := not_faster(report, wanted)):
                 copy_unchanged(subject.source, draft)
             if not (unchanged or report.passed or check.keep_failed):

@@ -70,6 +70,9 @@ class RunFlags:
     dim: Annotated[list[str] | None, typer.Option(
         help="Sizes of free dimensions: batch=1,height=224; repeatable.")] = None
     seed: Annotated[int, typer.Option(help="Seed of random inputs and of sampled statistics.", min=0)] = 0
+    run_limit: Annotated[float | None, typer.Option(
+        help="Seconds that onnxruntime may take to load the model, or to run it once on random inputs; 0: no limit "
+             "(default: 6, and 1 per MB of the file).", min=0.0)] = None
     cache: CacheOption = None
     no_cache: Annotated[bool, typer.Option(
         "--no-cache", help="Measure everything anew, and keep nothing for the next run.")] = False
@@ -81,7 +84,9 @@ class RunFlags:
             OptionError: a text is malformed, or two options contradict each other.
         """
         from onnxslim1x1.runtime.options import RunOptions
+        from onnxslim1x1.runtime.watch import WATCH
 
+        WATCH.limit_s = self.run_limit
         return RunOptions(threads=self.threads, provider=self.provider, dims=parse_dims(self.dim or []),
                           input_shapes=dict(map(parse_shape, self.input_shape or [])), seed=self.seed,
                           progress=progress, store=self.store())

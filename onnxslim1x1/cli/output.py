@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from onnxslim1x1.cli.exits import EXIT_UNUSABLE
+
 
 def print_json(document: dict[str, Any]) -> None:
     """Print exactly one JSON document."""
@@ -78,3 +80,13 @@ def progress_bar() -> Iterator[Callable[[str, float], None] | None]:
 def terminal_width() -> int:
     """Columns that reports may use: of the terminal, of $COLUMNS, or 80."""
     return shutil.get_terminal_size((80, 24)).columns
+
+
+def give_up(message: str) -> None:
+    """Leave from whatever thread, as a native library holds the main one; temporary folders are removed."""
+    import atexit
+
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.flush()
+    atexit._run_exitfuncs()
+    os._exit(EXIT_UNUSABLE)

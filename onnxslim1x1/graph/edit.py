@@ -20,6 +20,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.scopes import bodies, reads
 from onnxslim1x1.graph.shapes import fed_inputs
 
 G_LOGGER.severity = logging.CRITICAL  # its remarks are about exports that are not used here
@@ -144,26 +145,14 @@ def _same_wiring(node: Any, proto: onnx.NodeProto) -> bool:
     return [t.name for t in node.inputs] == list(proto.input) and [t.name for t in node.outputs] == list(proto.output)
 
 
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Tensors that a node reads, those of the outer graph that its sub-graphs read included."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs):
-            names.update(o.name for o in body.output)
-            for inner in body.node:
-                names |= reads(inner)
-    return names
-
-
 def _all_names(graph: onnx.GraphProto) -> set[str]:
     """Names of tensors and nodes; those of sub-graphs too, which must not reuse a name of the graph around them."""
     names = {i.name for i in (*graph.input, *graph.value_info)} | {t.name for t in graph.initializer}
     names |= {t.values.name for t in graph.sparse_initializer}
     for node in graph.node:
         names |= {node.name, *node.input, *node.output}
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                names |= _all_names(body)
+        for body in bodies(node):
+            names |= _all_names(body)
     return names
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.graph.edit import GraphEdit
+from onnxslim1x1.graph.operators import is_float
 
-_EPSILON = 1e-5  # default of the ONNX operator
+_EPSILON = float(np.float32(1e-5))  # default of the ONNX operator
 
 
 def fold_batch_norm(edit: GraphEdit) -> int:
@@ -43,7 +44,7 @@ def _is(node: Any, op: str) -> bool:
 def _fold(edit: GraphEdit, norm: Any) -> bool:
     conv = norm.inputs[0].inputs[0]
     weight = edit.values(conv.inputs[1])
-    if weight is None or weight.dtype.kind != "f":
+    if weight is None or not is_float(weight.dtype):
         return False
     channels = weight.shape[:1]
     biased = len(conv.inputs) > 2 and conv.inputs[2].name
@@ -52,14 +53,13 @@ def _fold(edit: GraphEdit, norm: Any) -> bool:
         return False
     bias, *parameters = (np.asarray(v, dtype=np.float64) for v in vectors)
     scale, shift = _affine(parameters, norm)
-    folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
-    offset = bias * scale + shift
-    largest = np.finfo(weight.dtype).max
-    if not (np.abs(folded).max(initial=0) <= largest and np.abs(offset).max(initial=0) <= largest):  # nor if it is NaN
+    folded = (weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+    offset = (bias * scale + shift).astype(weight.dtype)
+    if not all(np.isfinite(values.astype(np.float64)).all() for values in (folded, offset)):
         return False
     name = conv.name or norm.outputs[0].name
-    conv.inputs = [conv.inputs[0], edit.constant(f"{name}.folded_weight", folded.astype(weight.dtype)),
-                   edit.constant(f"{name}.folded_bias", offset.astype(weight.dtype))]
+    conv.inputs = [conv.inputs[0], edit.constant(f"{name}.folded_weight", folded),
+                   edit.constant(f"{name}.folded_bias", offset)]
     conv.outputs = list(norm.outputs)
     edit.splice(norm, [])
     return True

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import ChainMap, Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import onnx
-from onnx import helper
 
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.operators import Operator, Scope, is_stored_transposed, operator, refusal
+from onnxslim1x1.graph.scopes import bodies, reads
 from onnxslim1x1.graph.shapes import Shape
-from onnxslim1x1.spec import ConvSpec, Ineligible, Ints
+from onnxslim1x1.spec import ConvSpec, Ineligible
 
-_FLOATS = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.DOUBLE: "float64"}
+_DENSE = ("Gemm", "MatMul")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,8 +22,9 @@ class Layer:
     """One convolution or dense layer.
 
     Attributes:
-        name: unique name to show and to select by: the node's, or its output tensor's where the node has none.
-        index: position of the node in the graph.
+        name: unique name to show and to select by: the node's, or its output tensor's where the node has none. In a
+            body of If, Loop or Scan behind the name of that node.
+        index: position of the node in the graph, of the outer node for a layer in a body.
         op_type: ONNX operator.
         spec: geometry.
         input: tensor that the layer reads.
@@ -34,6 +35,7 @@ class Layer:
         out_shape: shape of the output, or None if unknown.
         ineligible: why the graph forbids to rewrite it, or None; families may decline it on top.
         stored_transposed: whether the weight of a dense layer is stored as (C, O).
+        in_body: whether it lies in a body of If, Loop or Scan; it counts as if that ran once.
     """
 
     name: str
@@ -48,12 +50,13 @@ class Layer:
     out_shape: Shape | None
     ineligible: Ineligible | None
     stored_transposed: bool = False
+    in_body: bool = False
 
     @property
     def kind(self) -> str:
         """dense, transposed, depthwise, grouped, pointwise or conv."""
         spec = self.spec
-        if self.op_type in ("Gemm", "MatMul"):
+        if any(name in self.op_type for name in _DENSE):
             return "dense"
         if spec.transposed:
             return "transposed"
@@ -64,142 +67,79 @@ class Layer:
         return "pointwise" if spec.is_pointwise else "conv"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Context:
-    """What the readers of the operators look up."""
-
-    constants: Mapping[str, onnx.TensorProto]
-    uses: Mapping[str, int]
-    shapes: Mapping[str, Shape]
-
-
 def constants(model: Model) -> dict[str, onnx.TensorProto]:
     """Tensors of the main graph with known values: initializers (graph inputs or not) and Constant nodes."""
-    found = {t.name: t for t in model.proto.graph.initializer}
-    for node in model.proto.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+    return _constants(model.proto.graph)
+
+
+def find_layers(model: Model, shapes: Mapping[str, Shape]) -> tuple[Layer, ...]:
+    """All convolutions and dense layers with constant weights, in graph order, those in bodies included."""
+    graph = model.proto.graph
+    nothing = Scope(constants={}, derived={}, sparse={}, uses={}, shapes=shapes)
+    layers: list[Layer] = []
+    taken: set[str] = set()
+    for layer in _layers(graph, _scope(graph, nothing, uses=_uses(graph))):
+        name = layer.name
+        while name in taken:  # a node may be called like the output of another one
+            name = f"{name}#{layer.index}"
+        taken.add(name)
+        layers.append(layer if name == layer.name else replace(layer, name=name))
+    return tuple(layers)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    found = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
             found[node.output[0]] = node.attribute[0].t
     return found
 
 
-def find_layers(model: Model, shapes: Mapping[str, Shape]) -> tuple[Layer, ...]:
-    """All convolutions and dense layers with constant weights of the main graph, in graph order."""
-    graph = model.proto.graph
-    uses = Counter(name for node in graph.node for name in node.input)
-    context = _Context(constants=constants(model), uses=uses, shapes=shapes)
+def _scope(graph: onnx.GraphProto, outer: Scope, *, uses: Mapping[str, int]) -> Scope:
+    """What is known in a graph, with what it sees of the graph around it."""
+    known = ChainMap(_constants(graph), outer.constants)
+    sparse = ChainMap({t.values.name: tuple(t.dims) for t in graph.sparse_initializer}, outer.sparse)
+    own: dict[str, str] = {}
+    derived = ChainMap(own, outer.derived)
+    scope = Scope(constants=known, derived=derived, sparse=sparse, uses=uses, shapes=outer.shapes)
+    for node in graph.node:
+        if node.op_type != "Constant" and node.input and all(map(scope.is_fixed, filter(None, reads(node)))):
+            own |= dict.fromkeys(filter(None, node.output), node.op_type)
+    return scope
+
+
+def _layers(graph: onnx.GraphProto, scope: Scope) -> Iterator[Layer]:
     names = Counter(node.name for node in graph.node)
-    layers: list[Layer] = []
     for index, node in enumerate(graph.node):
-        reader = _READERS.get(node.op_type) if len(node.input) > 1 else None
-        found = reader(node, context) if reader and node.domain in ("", "ai.onnx") else None
-        if found is None:
-            continue
-        spec, refusal = found
-        name = node.name if node.name and names[node.name] == 1 else node.output[0]
-        if any(name == layer.name for layer in layers):  # a node may be called like the output of another one
-            name = f"{name}#{index}"
-        layers.append(Layer(
-            name=name, index=index, op_type=node.op_type, spec=spec, input=node.input[0], output=node.output[0],
-            weight=node.input[1], bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,
-            in_shape=shapes.get(node.input[0]), out_shape=shapes.get(node.output[0]),
-            ineligible=refusal or _refusal(node, context), stored_transposed=_is_stored_transposed(node)))
-    return tuple(layers)
+        name = node.name if node.name and names[node.name] == 1 else next(filter(None, node.output), "")
+        op = operator(node)
+        if op is not None and op.weight_of(node) and name:
+            found = op.read(node, op, scope)
+            if found is not None:
+                yield _layer(node, op, scope, found=found, name=name, index=index)
+        for layer in _in_bodies(node, scope):
+            yield replace(layer, name=f"{name}/{layer.name}", index=index)
 
 
-Found = tuple[ConvSpec, Ineligible | None] | None
+def _layer(node: onnx.NodeProto, op: Operator, scope: Scope, *, found: tuple[ConvSpec, Ineligible | None], name: str,
+           index: int) -> Layer:
+    spec, why = found
+    output = node.output[0]
+    return Layer(
+        name=name, index=index, op_type=node.op_type, spec=spec, input=node.input[0], output=output,
+        weight=op.weight_of(node), bias=op.bias_of(node), in_shape=scope.shapes.get(node.input[0]),
+        out_shape=scope.shapes.get(output), ineligible=why or refusal(node, op, scope),
+        stored_transposed=is_stored_transposed(node))
 
 
-def _read_conv(node: onnx.NodeProto, context: _Context) -> Found:
-    kernel_shape = _shape_of(node.input[1], context)
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if kernel_shape is None or len(kernel_shape) < 3:
-        return None
-    transposed = node.op_type == "ConvTranspose"
-    groups = int(attributes.get("group", 1))
-    out_channels, in_channels = kernel_shape[0], kernel_shape[1] * groups
-    if transposed:
-        in_channels, out_channels = kernel_shape[0], kernel_shape[1] * groups
-    shape = context.shapes.get(node.input[0])
-    fits = shape is not None and len(shape) == len(kernel_shape)
-    try:
-        spec = ConvSpec.make(
-            in_channels, out_channels, kernel=kernel_shape[2:], in_size=shape[2:] if shape and fits else None,
-            groups=groups, bias=len(node.input) > 2 and bool(node.input[2]), transposed=transposed,
-            batch=max(shape[0], 1) if shape and fits else 1, **_geometry(attributes))
-    except ValueError:  # attributes contradict the kernel: onnxruntime will say so, we only leave it alone
-        return None
-    refusal = None
-    if spec.macs is None:
-        refusal = Ineligible(code="unknown_shape", reason=f"the shape of {node.input[0]} is unknown")
-    return spec, refusal
+def _in_bodies(node: onnx.NodeProto, scope: Scope) -> Iterator[Layer]:
+    for body in bodies(node):
+        why = Ineligible(code="in_body", reason=f"it lies in a body of {node.op_type}; only layers outside are "
+                                                "rewritten")
+        for layer in _layers(body, _scope(body, scope, uses=_uses(body))):
+            yield replace(layer, ineligible=layer.ineligible or why, in_body=True)
 
 
-def _geometry(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"strides": "stride", "dilations": "dilation", "pads": "pads"}
-    geometry: dict[str, Any] = {names[k]: tuple(v) for k, v in attributes.items() if k in names}
-    auto_pad = attributes.get("auto_pad", b"NOTSET").decode()
-    return geometry | {"auto_pad": auto_pad or "NOTSET"}
-
-
-_PLAIN_GEMM = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0}
-
-
-def _read_gemm(node: onnx.NodeProto, context: _Context) -> Found:
-    weight = _shape_of(node.input[1], context)
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.input[1] not in context.constants or weight is None or len(weight) != 2 or not min(weight):
-        return None
-    columns, rows = weight if attributes.get("transB", 0) else weight[::-1]  # (N, K)
-    shape = context.shapes.get(node.input[0])
-    batch = (shape[1] if attributes.get("transA", 0) else shape[0]) if shape and len(shape) == 2 else 1
-    bias = node.input[2] if len(node.input) > 2 else ""
-    plain = {**_PLAIN_GEMM, **attributes, "transB": 0} == _PLAIN_GEMM and (
-        not bias or _shape_of(bias, context) == (columns,))
-    return ConvSpec.make(rows, columns, kernel=(), in_size=(), batch=max(batch, 1), bias=bool(bias)), (
-        None if plain else Ineligible(code="dense", reason="a Gemm with transA, alpha, beta or a bias of another shape "
-                                                           "is not factorised"))
-
-
-def _read_matmul(node: onnx.NodeProto, context: _Context) -> Found:
-    weight = _shape_of(node.input[1], context)
-    if node.input[1] not in context.constants or weight is None or len(weight) != 2:
-        return None
-    shape = context.shapes.get(node.input[0])
-    tokens = tuple(shape[1:-1]) if shape and len(shape) > 1 else ()
-    batch = max(shape[0], 1) if shape and len(shape) > 1 else 1
-    if min((*tokens, *weight), default=1) < 1:
-        return None
-    return ConvSpec.make(weight[0], weight[1], kernel=(1,) * len(tokens), in_size=tokens, batch=batch, bias=False), (
-        Ineligible(code="dense", reason="a dense layer over tokens is not factorised") if tokens else None)
-
-
-def _is_stored_transposed(node: onnx.NodeProto) -> bool:
-    """Whether a dense layer has its weight as (C, O)."""
-    straight = any(a.name == "transB" and a.i for a in node.attribute)
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and not straight)
-
-
-_READERS: Mapping[str, Callable[[onnx.NodeProto, _Context], Found]] = {
-    "Conv": _read_conv, "ConvTranspose": _read_conv, "Gemm": _read_gemm, "MatMul": _read_matmul,
-}
-
-
-def _shape_of(name: str, context: _Context) -> Ints | None:
-    tensor = context.constants.get(name)
-    return tuple(tensor.dims) if tensor is not None else context.shapes.get(name)
-
-
-def _refusal(node: onnx.NodeProto, context: _Context) -> Ineligible | None:
-    weight = node.input[1]
-    tensor = context.constants.get(weight)
-    if tensor is None:
-        return Ineligible(code="dynamic_weight", reason=f"its weight {weight} is computed while running")
-    if context.uses[weight] > 1:
-        return Ineligible(code="shared_weight", reason=f"its weight {weight} also feeds another node")
-    if tensor.data_type not in _FLOATS:
-        name = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-        return Ineligible(code="weight_type", reason=f"weights of type {name} are not factorised")
-    bias = node.input[2] if len(node.input) > 2 else ""
-    if bias and bias not in context.constants:
-        return Ineligible(code="dynamic_bias", reason=f"its bias {bias} is computed while running")
-    return None
+def _uses(graph: onnx.GraphProto) -> Mapping[str, int]:
+    """How many inputs of nodes read a tensor; the bodies in a node count as one."""
+    return Counter(name for node in graph.node for name in (*node.input, *(reads(node) - set(node.input))))

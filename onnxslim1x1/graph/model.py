@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import ModelError
+from onnxslim1x1.graph.functions import inlined_functions
+from onnxslim1x1.graph.sound import require_text, require_types
 from onnxslim1x1.graph.wire import WireError, skeleton
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -24,7 +26,8 @@ class Model:
     """An ONNX model.
 
     Attributes:
-        proto: the model; large weights are external references, also those that are inline in the file. Read-only.
+        proto: the model, functions that hold layers inlined; large weights are external references, also those that are
+            inline in the file. Read-only.
         path: the file that holds exactly this model, or None for one that was made or edited in memory.
         home: the file (symbolic links resolved) that it was loaded from; external references are relative to its
             folder, and those to its own name are weights that were inline. None if it never was a file.
@@ -119,8 +122,10 @@ def load(source: str | Path | onnx.ModelProto | Model) -> Model:
         model = Model(proto=source, path=None, home=None)
     else:
         model = _load_file(Path(source))
+    require_text(model.proto, model.where)
+    require_types(model.proto, model.where)
     _require_graph(model)
-    return model
+    return replace(model, proto=inlined_functions(model.proto)) if model.proto.functions else model
 
 
 def _load_file(path: Path) -> Model:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from onnxslim1x1.graph.edit import reads
 from onnxslim1x1.graph.layers import Layer, constants
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.scopes import reads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
 
 from onnxslim1x1.errors import ModelError, OptionError
+from onnxslim1x1.graph.hints import InputHint, input_hints
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.scopes import bodies
 
 Shape = tuple[int, ...]
 
+_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+_MOST_NUMBERS = 1024  # in a tensor that says something about shapes
+_MOST_AXES = 1 << 16
 _IMAGE_SIDE = 224  # what an image network most often takes
 _DEFAULT_SIDES = {3: 1024, 4: _IMAGE_SIDE, 5: 64}  # per rank of the input: sequences, images, volumes
 
@@ -41,7 +48,9 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
+    _read_small(proto.graph, model)
     inputs, notes = _bind(proto, dict(input_shapes or {}), dict(dims or {}), model.where)
+    _forget_absurd(proto.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:  # InferenceError and, for unknown operators, others: shapes stay unknown
@@ -53,7 +62,35 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
         shape = _concrete(info)
         if shape is not None:
             tensors[info.name] = shape
-    return Shapes(inputs=inputs, tensors=tensors, notes=tuple(notes))
+    return Shapes(inputs=inputs, tensors=_in_bodies(graph) | tensors, notes=tuple(notes))
+
+
+def _read_small(graph: onnx.GraphProto, model: Model) -> None:
+    """Put small external integers into the message: inference computes shapes with them."""
+    for tensor in graph.initializer:
+        small = tensor.data_type in _INTEGERS and 0 < math.prod(tensor.dims) <= _MOST_NUMBERS
+        if small and tensor.data_location == onnx.TensorProto.EXTERNAL:
+            with contextlib.suppress(ModelError):  # whoever needs the values will say what is wrong
+                tensor.CopyFrom(onnx.numpy_helper.from_array(model.array(tensor), tensor.name))
+
+
+def _forget_absurd(graph: onnx.GraphProto) -> None:
+    """Leave open how long a row of integers is that cannot be a shape: inference would make a tensor of that rank."""
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.elem_type in _INTEGERS and len(dims) == 1 and dims[0].dim_value > _MOST_AXES:
+            dims[0].Clear()
+
+
+def _in_bodies(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """Shapes of tensors inside of If, Loop and Scan; not where two bodies use one name for different ones."""
+    found: dict[str, Shape | None] = {}
+    for body in (body for node in graph.node for body in bodies(node)):
+        own = {t.name: tuple(t.dims) for t in body.initializer} | {
+            i.name: shape for i in (*body.value_info, *body.output, *body.input) if (shape := _concrete(i)) is not None}
+        for name, shape in (own | _in_bodies(body)).items():
+            found[name] = shape if found.get(name, shape) == shape else None
+    return {name: shape for name, shape in found.items() if shape is not None}
 
 
 def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
@@ -65,7 +102,7 @@ def fed_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 def _bind(proto: onnx.ModelProto, given: dict[str, Sequence[int]], dims: dict[str, int],
           where: str) -> tuple[dict[str, Shape], list[str]]:
     inputs, notes, used = {}, list[str](), set[str]()
-    wanted = fed_inputs(proto.graph)
+    wanted, hints = fed_inputs(proto.graph), input_hints(proto.graph)
     if "" in given and len(wanted) == 1:  # a shape without a name, for a model with one input
         given[wanted[0].name] = given.pop("")
     unknown = sorted(set(given) - {i.name for i in wanted})
@@ -78,13 +115,16 @@ def _bind(proto: onnx.ModelProto, given: dict[str, Sequence[int]], dims: dict[st
         if info.name in given:
             _replace_shape(info, given[info.name])
         elif not info.type.tensor_type.HasField("shape"):
-            raise ModelError(f"{where}: input {info.name} has no shape; give --input-shape {info.name}:1,3,224,224")
+            if info.name not in hints:
+                raise ModelError(f"{where}: input {info.name} has no shape; give --input-shape {info.name}:1,3,224,224")
+            for _ in range(hints[info.name].rank):
+                info.type.tensor_type.shape.dim.add()
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value") and dim.dim_value > 0:
+            if dim.HasField("dim_value") and dim.dim_value >= 0:  # 0 is a size, too: onnxruntime insists on it
                 continue
             name = dim.dim_param
             used.add(name)
-            dim.dim_value = dims.get(name) or _default(info, axis, notes)
+            dim.dim_value = dims.get(name) or _default(info, axis, hints.get(info.name), notes)
         inputs[info.name] = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
     surplus = sorted(set(dims) - used)
     if surplus:
@@ -105,12 +145,14 @@ def _replace_shape(info: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
         declared.add(dim_value=size)
 
 
-def _default(info: onnx.ValueInfoProto, axis: int, notes: list[str]) -> int:
-    """Default of one free dimension: 1 for the batch, a usual side for the spatial axes."""
+def _default(info: onnx.ValueInfoProto, axis: int, hint: InputHint | None, notes: list[str]) -> int:
+    """Default of one free dimension: 1 for the batch, what the first layer wants, a usual side for the spatial axes."""
     dims = info.type.tensor_type.shape.dim
     name = dims[axis].dim_param or f"axis {axis}"
     if axis == 0:
         value = 1
+    elif hint is not None and hint.rank == len(dims) and hint.axis == axis and hint.size > 0:
+        value = hint.size
     else:
         channels_last = len(dims) == 4 and dims[3].dim_value in (1, 3, 4)
         spatial = axis in (1, 2) if channels_last else axis >= 2

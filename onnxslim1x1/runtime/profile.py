@@ -164,7 +164,7 @@ def _input_shapes(source: Canonical, loadable: bytes | Path, *, feeds: Feeds, se
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")  # a packed weight has no shape to report
     with recording(loadable, options=options, provider=settings.provider, where=where) as recorded:
-        run(recorded.session, feeds, where=where)
+        run(recorded.session, feeds, where=where, limited=True)
         (kernels,) = recorded.runs()
     indices = {f"{source.mark}{i}": i for i in range(len(source.ops))}
     return {indices[kernel.node]: kernel.input_shapes for kernel in kernels if kernel.node in indices}
@@ -219,7 +219,7 @@ def _alternate(sessions: Sequence[Any], feeds: Feeds, *, settings: BenchmarkSett
     """Seconds of every measured run of each session; they run by turns, so drift of the machine hits all alike."""
     for _ in range(settings.warmup_runs):
         for session in sessions:
-            run(session, feeds, where=where)
+            run(session, feeds, where=where, limited=True)
     walls: tuple[list[float], ...] = tuple([] for _ in sessions)
     start, done = time.perf_counter(), 0.0
     while done < 1.0:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError, OptionError, RuntimeFailure
+from onnxslim1x1.runtime.watch import watched
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -23,6 +25,7 @@ _NUMPY_TYPES = {
     "tensor(uint64)": np.uint64, "tensor(uint32)": np.uint32, "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_,
 }
+_MOST_RANDOM_BYTES = 1 << 29  # of one input
 _QUIET = 4  # fatal only: everything else reaches the user through our own messages
 
 
@@ -101,7 +104,7 @@ def create_session(source: str | Path | bytes, *, options: Any = None, provider:
 
     name = provider_name(provider)
     origin = where or (str(source) if not isinstance(source, bytes) else "model")
-    with wrapped(origin, "load this model"), warnings.catch_warnings():
+    with wrapped(origin, "load this model"), watched(origin, "load this model"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ort.InferenceSession(str(source) if isinstance(source, Path) else source,
                                     options or session_options(), providers=[name])
@@ -127,24 +130,51 @@ def input_specs(session: Any, shapes: Mapping[str, Sequence[int]] | None = None)
 
 
 def random_feeds(specs: Sequence[InputSpec], *, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Seeded standard-normal tensors (0 or 1 for integers and booleans, which are often indices)."""
+    """Seeded standard-normal tensors (0 or 1 for integers and booleans, which are often indices).
+
+    Raises:
+        DataError: they would be absurdly large.
+    """
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
     for spec in specs:
-        if spec.dtype.kind == "f":
+        if math.prod(spec.shape) * max(spec.dtype.itemsize, 4) > _MOST_RANDOM_BYTES:
+            raise DataError(f"input {spec.name}: random values of shape {','.join(map(str, spec.shape))} would take "
+                            f"more than {_MOST_RANDOM_BYTES >> 20} MB; give a smaller one with --input-shape")
+        if spec.dtype.kind in "fV":  # V: bfloat16 and smaller types, which numpy does not know
             feeds[spec.name] = rng.standard_normal(spec.shape, dtype=np.float32).astype(spec.dtype)
         else:
             feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(spec.dtype)
     return feeds
 
 
-def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None,
-        where: str = "model") -> list[NDArray[Any]]:
+def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None, where: str = "model",
+        limited: bool = False) -> list[NDArray[Any]]:
     """Run once and return the outputs in the model's (or the asked) order.
+
+    Args:
+        session: of onnxruntime.
+        feeds: by input.
+        outputs: which ones.
+        where: path of the model, or what messages call it.
+        limited: whether the command line gives up if it takes too long (see `onnxslim1x1.runtime.watch`): for runs of
+            an unknown model on random inputs.
 
     Raises:
         RuntimeFailure: onnxruntime fails while running.
     """
-    with wrapped(where, "run this model"):
-        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), dict(feeds))
+    with wrapped(where, "run this model"), watched(where, "run this model") if limited else nullcontext():
+        ready = {name: _fed(values) for name, values in feeds.items()}
+        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), ready)
     return result
+
+
+def _fed(values: NDArray[Any]) -> Any:
+    """What onnxruntime takes for an array; numpy has no type of its own for bfloat16 and the smaller ones."""
+    if values.dtype.kind != "V":
+        return values
+    import onnx
+    import onnxruntime as ort
+
+    kind = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(values, kind)

@@ -6,6 +6,7 @@ A broken promise is a value in the `ValidationReport`; exceptions are for what c
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -266,7 +267,8 @@ def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, setti
     collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)))
     for done, feeds, rows in _feeds(specs, dataset, settings):
         labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
-        outputs = [_run(s, feeds, rows, path) for s, path in zip((first, second), paths, strict=True)]
+        outputs = [_run(s, feeds, rows, path, limited=dataset is None)
+                   for s, path in zip((first, second), paths, strict=True)]
         collector.add(*outputs, rows=rows, labels=labels)
         _require_classifier(settings.tolerance, collector.classifier, paths[0])
         if progress is not None:
@@ -301,16 +303,31 @@ def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings:
     return padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
 
 
-def _run(session: Any, feeds: Feeds, rows: int, path: Path) -> dict[str, NDArray[Any]]:
+def _run(session: Any, feeds: Feeds, rows: int, path: Path, *, limited: bool) -> dict[str, NDArray[Any]]:
     """Outputs by name, without the rows that `padded` added (outputs without a batch axis stay whole)."""
     names = [item.name for item in session.get_outputs()]
-    outputs = dict(zip(names, run(session, feeds, where=str(path)), strict=True))
-    for name, array in outputs.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-            raise DataError(f"{path}: output {name} is no tensor of numbers, so it cannot be compared; "
-                            f"export the model without it")
+    outputs = dict(zip(names, run(session, feeds, where=str(path), limited=limited), strict=True))
+    outputs = {name: value if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else as_numbers(value)
+               for name, value in outputs.items()}
     size = next((len(a) for a in feeds.values() if a.ndim), rows)
     return {name: a[:rows] if a.ndim and len(a) == size else a for name, a in outputs.items()}
+
+
+def as_numbers(value: Any) -> NDArray[np.float64]:
+    """Everything in an output that is no tensor of numbers, in one row: a sequence, a map, texts, or nothing at all.
+
+    Texts count as their checksums, which are equal or not; an optional output that is empty has no values.
+    """
+    if value is None:
+        return np.zeros(0)
+    if isinstance(value, dict):
+        value = [part for key in sorted(value) for part in (key, value[key])]
+    if isinstance(value, list):
+        return np.concatenate([np.zeros(0), *map(as_numbers, value)])
+    array = np.asarray(value)
+    if array.dtype.kind in "OSU":
+        array = np.array([zlib.crc32(str(text).encode()) for text in array.ravel()], np.float64)
+    return array.astype(np.float64).ravel()
 
 
 def _require_samples(dataset: Dataset | None) -> None:

@@ -224,7 +224,7 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
     """
     result = []
     for number, layer in enumerate(layers):
-        time_s = None if times is None else times.get(layer.index)
+        time_s = None if times is None or layer.in_body else times.get(layer.index)  # a body has none of its own
         declined: Ineligible | None = layer.ineligible or _declined(layer)
         proposal = None
         if bench is not None and measure is not None and declined is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnxslim1x1.errors import OptionError
+from onnxslim1x1.errors import DataError, OptionError, RuntimeFailure
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.traffic import moved_bytes
-from onnxslim1x1.runtime.inputs import layers_with_shapes
+from onnxslim1x1.runtime.inputs import is_excusable, layers_with_shapes
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.search.analysis import Analysis, file_bytes, layer_profiles
 
@@ -56,5 +56,11 @@ def inspect(model: Model, wanted: Inspection, options: RunOptions) -> Analysis:
     from onnxslim1x1.search.measuring import Subject, measured_analysis, profiled  # what only measuring needs
 
     subject = Subject(model=model, layers=layers, shapes=shapes, moved=moved)
-    return measured_analysis(costs, subject, profiled(subject, options), options, calibration=wanted.calibration,
+    try:
+        profile = profiled(subject, options)
+    except (RuntimeFailure, DataError) as error:  # what was found without running it is still worth knowing
+        if not is_excusable(model, error):
+            raise
+        return replace(costs, warnings=(*costs.warnings, f"nothing was measured: {error}"))
+    return measured_analysis(costs, subject, profile, options, calibration=wanted.calibration,
                              max_error=wanted.max_error)

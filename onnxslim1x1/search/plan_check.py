@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from onnxslim1x1 import __version__
-from onnxslim1x1.errors import OptionError, PlanMismatchError, RankError
+from onnxslim1x1.errors import DataError, OptionError, PlanMismatchError, RankError, RuntimeFailure
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.linalg.refit import RIDGES
@@ -150,6 +150,17 @@ def blaming(where: str) -> Iterator[None]:
         yield
     except OptionError as error:
         raise PlanMismatchError(f"{where}: {error}") from error
+
+
+@contextmanager
+def comparing(*, random: bool) -> Iterator[None]:
+    """Where a model cannot be run, or fed random inputs, say how to do without the comparison that needs it."""
+    try:
+        yield
+    except (RuntimeFailure, DataError) as error:
+        if isinstance(error, DataError) and not random:
+            raise
+        raise type(error)(f"{error}; what cannot be run cannot be compared (--no-validate skips that)") from error
 
 
 def refreshed(plan: RewritePlan, subject: Subject, bench: Workbench) -> RewritePlan:

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import PlanMismatchError
-from onnxslim1x1.graph.edit import GraphEdit, reads
+from onnxslim1x1.graph.edit import GraphEdit
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.rewrite import replace_layer
+from onnxslim1x1.graph.scopes import reads
 from onnxslim1x1.graph.segment import readers_of, shortcut_of
 from onnxslim1x1.linalg.refit import best_ridge, regress
 from onnxslim1x1.runtime.calibration import Batches

@@ -203,7 +203,8 @@ def test_a_computed_bias():
 
 
 @pytest.mark.parametrize(("dtype", "code"), [
-    (onnx.TensorProto.FLOAT16, None), (onnx.TensorProto.DOUBLE, None), (onnx.TensorProto.BFLOAT16, "weight_type")])
+    (onnx.TensorProto.FLOAT16, None), (onnx.TensorProto.DOUBLE, None), (onnx.TensorProto.BFLOAT16, None),
+    (onnx.TensorProto.INT32, "weight_type")])
 def test_weight_types(dtype, code):
     graph = helper.make_graph(
         [helper.make_node("Conv", ["x", "w"], ["y"])], "g", [helper.make_tensor_value_info("x", dtype, [1, 2, 8, 9])],
@@ -212,7 +213,7 @@ def test_weight_types(dtype, code):
     model = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)]))
     assert codes(model) == {"y": code}
     if code:
-        assert "bfloat16" in only(model).ineligible.reason
+        assert "int32" in only(model).ineligible.reason
 
 
 def test_unknown_shapes():
@@ -221,6 +222,122 @@ def test_unknown_shapes():
     layer = only(model)
     assert layer.ineligible.code == "unknown_shape"
     assert (layer.spec.in_size, layer.spec.macs, layer.in_shape, layer.out_shape) == (None, None, None, None)
+
+
+# operators for integers, of onnxruntime, and weights in other places
+
+EXTENDED = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
+SCALES = "<float s = {0.1}, uint8 z = {0}>"
+
+
+@pytest.mark.parametrize(("text", "spec", "code"), [
+    (f"g (uint8[1,2,8,9] x) => (uint8[1,3,P,Q] y) {SCALES} {{ "
+     "y = QLinearConv<strides = [2,1]>(x, s, z, w, s, z, s, z, b) }",
+     ConvSpec.make(2, 3, kernel=(2, 4), stride=(2, 1), in_size=(8, 9), bias=True), "quantized"),
+    ("g (uint8[1,2,8,9] x) => (int32[1,3,P,Q] y) { y = ConvInteger<pads = [1,0,2,3]>(x, w) }",
+     ConvSpec.make(2, 3, kernel=(2, 4), pads=(1, 0, 2, 3), in_size=(8, 9), bias=False), "quantized"),
+    (f"g (uint8[6,5] x) => (uint8[6,7] y) {SCALES} {{ y = QLinearMatMul(x, s, z, m, s, z, s, z) }}",
+     ConvSpec.make(5, 7, kernel=(), in_size=(), batch=6, bias=False), "quantized"),
+    ("g (uint8[6,5] x) => (int32[6,7] y) { y = MatMulInteger(x, m) }",
+     ConvSpec.make(5, 7, kernel=(), in_size=(), batch=6, bias=False), "quantized"),
+    (f"g (uint8[6,5] x) => (float[6,7] y) {SCALES} {{ y = com.microsoft.QGemm(x, s, z, m, s, z, c) }}",
+     ConvSpec.make(5, 7, kernel=(), in_size=(), batch=6, bias=True), "quantized"),
+    (f"g (float[1,2,8,9] x) => (float[1,3,P,Q] y) {SCALES} {{ v = DequantizeLinear(w, s, z) y = Conv(x, v) }}",
+     ConvSpec.make(2, 3, kernel=(2, 4), in_size=(8, 9), bias=False), "quantized"),
+    (f"g (float[6,5] x) => (float[6,7] y) {SCALES} {{ v = DequantizeLinear(m, s, z) y = MatMul(x, v) }}",
+     ConvSpec.make(5, 7, kernel=(), in_size=(), batch=6, bias=False), "quantized"),
+    ("g (float[1,2,8,9] x) => (float[1,3,P,Q] y) { "
+     "y = com.microsoft.FusedConv<activation = \"Relu\", group = 1>(x, f, e) }",
+     ConvSpec.make(2, 3, kernel=(2, 4), in_size=(8, 9), bias=True), "fused"),
+    ("g (float[6,5] x) => (float[6,7] y) { v = Transpose(t)  y = MatMul(x, v) }",
+     ConvSpec.make(5, 7, kernel=(), in_size=(), batch=6, bias=False), "dynamic_weight"),
+])
+def test_layers_that_are_counted_and_left_alone(text, spec, code):
+    proto = onnx.parser.parse_model(EXTENDED + text)
+    for name, shape, dtype in (("w", (3, 2, 2, 4), np.uint8), ("m", (5, 7), np.uint8), ("b", (3,), np.int32),
+                               ("c", (7,), np.int32), ("f", (3, 2, 2, 4), np.float32), ("e", (3,), np.float32),
+                               ("t", (7, 5), np.float32)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(shape, dtype), name))
+    layer = only(load(proto))
+    assert (layer.spec, layer.ineligible.code) == (spec, code)
+    assert layer.spec.macs == spec.macs > 0
+
+
+def test_a_sparse_weight_is_counted_whole():
+    model = onnx.parser.parse_model(HEAD + "g (float[1,2,8,9] x) => (float[1,3,P,Q] y) { y = Conv(x, w) }")
+    values = numpy_helper.from_array(np.ones(2, np.float32), "w")
+    model.graph.sparse_initializer.add(values=values, dims=[3, 2, 2, 4],
+                                       indices=numpy_helper.from_array(np.array([5, 9])))
+    layer = only(load(model))
+    assert layer.spec == ConvSpec.make(2, 3, kernel=(2, 4), in_size=(8, 9), bias=False)
+    assert layer.ineligible.code == "sparse_weight"
+
+
+def test_a_weight_that_a_body_reads_is_shared():
+    model = model_of("""g (float[1,2,8,9] x, bool c) => (float[1,3,P,Q] y, float[3,2,2,4] z) {
+        y = Conv(x, w)
+        z = If(c) <then_branch = g1 () => (float[3,2,2,4] t) { t = Neg(w) },
+                   else_branch = g2 () => (float[3,2,2,4] e) { e = Abs(w) }> }""", w=(3, 2, 2, 4))
+    assert codes(model) == {"y": "shared_weight"}
+
+
+# bodies and functions
+
+BRANCHES = """g (bool c, float[1,2,8,9] x) => (float[1,3,P,Q] y) {{
+    r = Relu(x)
+    [choice] y = If(c) <
+        then_branch = a () => (float[1,3,P,Q] t) {{ [first] u = Conv(r, w)  t = Relu(u) }},
+        else_branch = b () => (float[1,3,P,Q] e) {{ {other} }}> }}"""
+
+
+def test_layers_in_bodies_are_counted_and_left_alone():
+    other = "v = AveragePool<kernel_shape = [1, 2], strides = [1, 2]>(r)  [second] e = Conv<pads=[0,4,0,3]>(v, w)"
+    model = model_of(BRANCHES.format(other=other), w=(3, 2, 2, 4))
+    first, second = layers_of(model)
+    assert [(x.name, x.index, x.in_body) for x in (first, second)] == [
+        ("choice/first", 1, True), ("choice/second", 1, True)]
+    assert (first.spec.in_size, second.spec.in_size) == ((8, 9), (8, 4))
+    assert {x.ineligible.code for x in (first, second)} == {"in_body"}
+    assert "If" in first.ineligible.reason
+
+
+def test_bodies_that_use_one_name_for_two_shapes():
+    other = "u = AveragePool<kernel_shape = [1, 2]>(r)  z = Conv(u, w)  e = Pad(z, p)"
+    model = model_of(BRANCHES.format(other=other), w=(3, 2, 2, 4), p=(8,))
+    assert "u" not in infer_shapes(model).tensors
+    assert [layer.spec.macs is None for layer in layers_of(model)] == [False, True]
+
+
+def test_a_body_may_have_weights_of_its_own():
+    model = model_of("""g (bool c, float[1,2,8,9] x) => (float[1,3,8,9] y) {
+        y = If(c) <then_branch = a () => (float[1,3,8,9] t)
+                       <float[3,2,1,1] v = {1, 2, 3, 4, 5, 6}> { t = Conv(x, v) },
+                   else_branch = b () => (float[1,3,8,9] e) { e = Conv(x, w) }> }""", w=(3, 2, 1, 1))
+    assert [layer.spec.macs for layer in layers_of(model)] == [3 * 2 * 8 * 9] * 2
+
+
+FUNCTION = """<ir_version: 8, opset_import: ["" : 17, "mine" : 1]>
+g (float[1,2,8,9] x) => (float[1,3,P,Q] y) { [call] r = mine.Block(x, w)  z = mine.Plain(r)  y = Identity(z) }
+<opset_import: ["" : 17, "mine" : 1], domain: "mine"> Block (x, w) => (y) { y = mine.Inner(x, w) }
+<opset_import: ["" : 17], domain: "mine"> Inner (x, w) => (y) { [conv] c = Conv(x, w)  y = Relu(c) }
+<opset_import: ["" : 17], domain: "mine"> Plain (x) => (y) { y = Neg(x) }"""
+
+
+def test_layers_in_functions_are_layers_like_others():
+    model = model_of("", head=FUNCTION, w=(3, 2, 2, 4))
+    layer = only(model)
+    assert (layer.name, layer.weight, layer.ineligible, layer.spec.in_size) == ("conv", "w", None, (8, 9))
+    assert [f.name for f in model.proto.functions] == ["Plain"]  # without a layer: it stays as it is
+
+
+def test_names_of_layers_in_functions_stay_unique():
+    twice = FUNCTION.replace("z = mine.Plain(r)", "z = mine.Block(x, w)")
+    assert len({layer.name for layer in layers_of(model_of("", head=twice, w=(3, 2, 2, 4)))}) == 2
+
+
+def test_a_function_that_cannot_be_inlined_is_left_to_onnxruntime():
+    endless = FUNCTION.replace("y = mine.Inner(x, w)", "c = Conv(x, w)  y = mine.Block(c, w)")
+    assert model_of("", head=endless, w=(3, 2, 2, 4)).proto.graph.node[0].op_type == "Block"
 
 
 # names and nodes that are not what they seem

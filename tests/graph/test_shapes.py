@@ -79,10 +79,26 @@ def test_dimensions_without_a_name_are_noted_by_axis():
     assert shapes.notes[1] == "input x: free dimension axis 2 set to 224 (change it with --input-shape x:...)"
 
 
-def test_a_dimension_that_is_zero_or_less_counts_as_free():
+@pytest.mark.parametrize(("size", "bound"), [(0, 0), (-1, 1)])
+def test_zero_is_a_size_and_less_is_free(size, bound):
     model = model_of("g (float[2,3] x) => (float[2,3] y) { y = Neg(x) }").proto
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
-    assert infer_shapes(load(model)).inputs["x"] == (1, 3)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    assert infer_shapes(load(model)).inputs["x"] == (bound, 3)  # onnxruntime insists on 0
+
+
+@pytest.mark.parametrize(("nodes", "declared", "shape"), [
+    ("y = Conv<group = 2>(x, w)", "?,?,?,?", (1, 6, 224, 224)), ("y = Conv(x, w)", "", (1, 3, 224, 224)),
+    ("a = Relu(x)  b = Sub(a, m)  y = Conv(b, w)", "?,?,?,?", (1, 3, 224, 224)),
+    ("y = ConvTranspose(x, w)", "", (1, 4, 224, 224)), ("y = Gemm<transB = 1>(x, v)", "", (1, 5)),
+    ("y = Gemm(x, v)", "N,?", (1, 7)), ("y = Conv(x, w)", "?,2,?,?", (1, 2, 224, 224)),
+    ("a = Transpose(x)  y = Conv(a, w)", "?,?,?,?", (1, 1, 224, 224))])
+def test_the_first_layer_says_what_the_file_leaves_open(nodes, declared, shape):
+    model = model_of(f"g (float[{declared or 1}] x) => (float[1] y) {{ {nodes} }}", w=(4, 3, 3, 5), v=(7, 5), m=(1,))
+    if not declared:
+        model.proto.graph.input[0].type.tensor_type.ClearField("shape")
+    shapes = infer_shapes(model)
+    assert shapes.inputs["x"] == shape
+    assert any("(change it with --" in note for note in shapes.notes)
 
 
 def test_inputs_that_are_initializers_are_not_fed():
@@ -147,3 +163,24 @@ def test_unknown_operators_leave_their_outputs_unknown():
     tensors = infer_shapes(model).tensors
     assert tensors["b"] == (1, 3, 8, 9)
     assert {"a", "y"}.isdisjoint(tensors)
+
+
+def test_small_external_integers_say_something_about_shapes(tmp_path):
+    proto = onnx.parser.parse_model(HEAD + "g (float[2,3,4,5] x) => (float[A,B] y) { y = Reshape(x, to) }")
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([6, -1]), "to"))
+    path = tmp_path / "m.onnx"
+    onnx.save_model(proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    model = load(path)
+    assert infer_shapes(model).tensors["y"] == (6, 20)
+    assert model.proto.graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL  # a copy was changed
+    (tmp_path / "m.data").unlink()
+    assert "y" not in infer_shapes(load(path)).tensors
+
+
+@pytest.mark.parametrize("operator", ["Expand", "Reshape"])
+def test_a_shape_of_absurd_length_is_no_shape(operator):
+    """Inference would make a tensor of two thousand million axes."""
+    model = model_of(f"g (float[1,3,1] x, int64[2147483648] shape) => (float[3,3,3] y) {{ y = {operator}(x, shape) }}")
+    shapes = infer_shapes(model)
+    assert shapes.inputs["shape"] == (2147483648,)
+    assert "shape" not in shapes.tensors

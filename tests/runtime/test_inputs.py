@@ -8,12 +8,12 @@ from onnx import numpy_helper
 from onnxslim1x1.errors import DataError, RuntimeFailure
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.shapes import infer_shapes
-from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
+from onnxslim1x1.runtime.inputs import is_excusable, layers_with_shapes, model_inputs
 from onnxslim1x1.runtime.session import InputSpec, random_feeds
 
 
-def model_of(text, **weights):
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+def model_of(text, *, head='<ir_version: 8, opset_import: ["" : 17]>', **weights):
+    proto = onnx.parser.parse_model(f"{head}\n{text}")
     for name, shape in weights.items():
         values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         proto.graph.initializer.append(numpy_helper.from_array(values, name))
@@ -95,8 +95,40 @@ def test_no_run_is_made_where_everything_is_known():
     assert layer.out_shape == (1, 4, 7, 7)
 
 
-def test_a_model_that_cannot_run_is_an_error_of_the_runtime():
-    model = model_of("g (float[1,3,8,9] x) => (float[A,B,C,D] y) { a = mine(x)  y = Conv(a, w) }", w=(4, 3, 2, 3))
-    with pytest.raises(RuntimeFailure) as caught:
-        layers_with_shapes(model, infer_shapes(model), run=True)
-    assert "\n" not in str(caught.value)
+def test_what_cannot_run_keeps_the_shapes_that_are_known():
+    model = model_of("""g (float[1,3,8,9] x) => (float[A,B,C,D] y) {
+        [seen] b = Conv(x, w)  a = mine(b)  [hidden] y = Conv(a, v) }""", w=(4, 3, 2, 3), v=(5, 4, 2, 3))
+    seen, hidden = layers_with_shapes(model, infer_shapes(model), run=True)
+    assert (seen.spec.in_size, seen.ineligible) == ((8, 9), None)
+    assert (hidden.spec.in_size, hidden.ineligible.code) == (None, "unknown_shape")
+    assert hidden.spec.params == 5 * 4 * 2 * 3
+
+
+def test_symbolic_inference_knows_operators_that_onnx_does_not(monkeypatch, tmp_path):
+    pytest.importorskip("sympy")
+    monkeypatch.chdir(tmp_path)
+    model = model_of("""g (float[N,3,8,9] x) => (float[A,B,C,D] y) {
+        a = com.microsoft.QuickGelu(x)  unknown = mine.op(x)  [hidden] y = Conv<strides = [2,1]>(a, w) }""",
+        w=(4, 3, 2, 3), head='<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1, "mine" : 1]>')
+    shapes = infer_shapes(model, dims={"N": 2})
+    assert "a" not in shapes.tensors
+    (hidden,) = layers_with_shapes(model, shapes, run=False)
+    assert (hidden.spec.in_size, hidden.spec.batch, hidden.ineligible) == ((8, 9), 2, None)
+    assert hidden.spec.macs == 2 * 4 * 4 * 7 * 3 * 2 * 3
+    assert not list(tmp_path.iterdir())  # its public function would leave a file here
+
+
+@pytest.mark.parametrize(("operator", "kind", "excusable"), [
+    ("Relu", "InvalidGraph", False), ("Relu", "InvalidProtobuf", False), ("Relu", "NotImplemented", True),
+    ("Relu", "Fail", True), ("mine", "InvalidGraph", True)])
+def test_what_onnxruntime_lacks_is_no_fault_of_the_model(operator, kind, excusable):
+    model = model_of(f"g (float[1] x) => (float[1] y) {{ y = {operator}(x) }}")
+    error = RuntimeFailure("no")
+    error.__cause__ = type(kind, (Exception,), {})()
+    assert is_excusable(model, error) is excusable
+
+
+def test_inputs_of_absurd_size_are_not_made():
+    spec = InputSpec(name="x", dtype=np.dtype(np.float32), shape=(2**20, 2**10))
+    with pytest.raises(DataError, match=r"^input x: random values of shape 1048576,1024 .* --input-shape$"):
+        random_feeds([spec])

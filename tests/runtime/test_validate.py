@@ -18,6 +18,7 @@ from onnxslim1x1.runtime.validate import (
     Gate,
     Tolerance,
     ValidationSettings,
+    as_numbers,
     check_models,
     model_bytes,
     validate_models,
@@ -514,13 +515,28 @@ def test_data_that_does_not_fit(stored, dataset, match):
         validate_models(path, path, dataset=dataset, settings=ACCURACY)
 
 
-def test_outputs_that_are_no_numbers_cannot_be_compared(stored):
-    text = onnx.parser.parse_model("""
-        <ir_version: 9, opset_import: ["" : 17]>
-        words (float[N, 3] x) => (string[N, 3] y) { y = Cast <to = 8> (x) }""")
-    path = stored(text, "words.onnx")
-    with pytest.raises(DataError, match="output y is no tensor of numbers"):
-        validate_models(path, path, settings=ACCURACY)
+OTHERS = """<ir_version: 9, opset_import: ["" : 17]>
+    others (float[2, 3] x) => (string[2, 3] words, seq(float[2, 3]) parts, seq(float[2, 3]) none)
+    <float bias = {BIAS}> {
+        b = Add(x, bias)  words = Cast <to = 8> (b)  parts = SequenceConstruct(x, b)  none = SequenceEmpty() }"""
+
+
+@pytest.mark.parametrize(("bias", "changed"), [("0", set()), ("0.5", {"words", "parts"})])
+def test_sequences_and_texts_are_compared_too(stored, bias, changed):
+    paths = [stored(onnx.parser.parse_model(OTHERS.replace("BIAS", b)), f"{k}.onnx") for k, b in enumerate(("0", bias))]
+    report = validate_models(*paths, settings=ACCURACY)
+    assert not report.mismatches
+    assert {d.name for d in report.outputs} == {"words", "parts", "none"}
+    assert {d.name for d in report.outputs if d.max_abs > 0} == changed
+
+
+def test_every_kind_of_output_as_numbers():
+    assert as_numbers(None).shape == (0,)
+    np.testing.assert_array_equal(as_numbers([np.ones((2, 2)), [np.zeros(1)], None]), [1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(as_numbers({2: 0.5, 1: 0.25}), [1, 0.25, 2, 0.5])  # key, value, key, value
+    same, other = as_numbers(np.array(["a", "b"], object)), as_numbers(np.array(["a", "c"], object))
+    assert same[0] == other[0]
+    assert same[1] != other[1]
 
 
 # ---- sizes ----

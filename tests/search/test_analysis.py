@@ -166,3 +166,10 @@ def test_layers_of_unknown_shape_add_no_macs(bench):
     assert fewer.macs == found.macs - 8640 * 165
     assert fewer.macs_after == fewer.macs
     assert blind.gmacs_per_s is None
+
+
+def test_a_layer_in_a_body_has_no_time_of_its_own(bench):
+    inside = dataclasses.replace(bench.layers["a"], in_body=True)
+    (profile,) = layer_profiles((inside,), times=TIMES)
+    assert profile.time_s is None
+    assert profile.macs == bench.layers["a"].spec.macs
