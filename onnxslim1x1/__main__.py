@@ -1,5 +1,5 @@
 """``python -m onnxslim1x1``."""
 
-from onnxslim1x1.cli.main import main
+from onnxslim1x1.cli.quick import main
 
 main()

@@ -27,6 +27,7 @@ from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
 from onnxslim1x1.search import front
 from onnxslim1x1.search.analysis import Analysis, layer_profiles
+from onnxslim1x1.search.costs import costs, uncounted
 from onnxslim1x1.search.front import Front
 from onnxslim1x1.search.pipeline import (
     Calibration,
@@ -133,22 +134,18 @@ def analyze(source: Source, *, run: RunOptions | None = None, measure: bool = Tr
     """
     options = run or RunOptions()
     model = load(source)
+    if not measure:
+        return costs(model, options, digest=digest)
     shapes = options.shapes(model)
-    layers = layers_with_shapes(model, shapes, run=measure)
-    warnings = shapes.notes
-    if unknown := sum(layer.spec.macs is None for layer in layers):
-        warnings += (f"the MACs of {unknown} layers are not counted: their shapes are unknown without a run",)
-    profile = bench = None
-    if measure:
-        profile = _profile(model, shapes, options)
-        bench = Workbench(model, layers, block=channel_block(options.provider))
-    found = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes} if profile else None,
-                           bench=bench, max_error=max_error, measure=measured(options),
-                           progress=options.stage("spectra"))
+    layers = layers_with_shapes(model, shapes, run=True)
+    profile = _profile(model, shapes, options)
+    bench = Workbench(model, layers, block=channel_block(options.provider))
+    found = layer_profiles(layers, times={n.index: n.seconds for n in profile.nodes}, bench=bench, max_error=max_error,
+                           measure=measured(options), progress=options.stage("spectra"))
     return Analysis(
         path=str(model.path) if model.path else None, sha256=model.sha256() if digest else None, opset=model.opset,
-        environment=environment(threads=options.threads, provider=options.provider) if measure else None,
-        layers=found, profile=profile, warnings=warnings)
+        environment=environment(threads=options.threads, provider=options.provider), layers=found, profile=profile,
+        warnings=(*shapes.notes, *uncounted(layers)))
 
 
 def explore(source: Source, budget: Budget | None = None, *, calibration: DataOptions | None = None,

@@ -1,7 +1,7 @@
 """Write a well-known architecture as an ONNX file with seeded random weights.
 
     python scripts/make_model.py resnet50 resnet50.onnx
-    python scripts/make_model.py resnet50x5 big.onnx --external     # 2.4 GB, of which never more than one layer in memory
+    python scripts/make_model.py resnet50x5 big.onnx --external     # 2.4 GB, one layer of it in memory
     python scripts/make_model.py blocks long.onnx --nodes 20000
 
 The files have the layers, sizes and costs of the published networks, so they serve to time and exercise tools
@@ -99,7 +99,7 @@ class GraphBuilder:
         weight = self._parameters(f"{name}.weight", (channels, self._channels[x], kernel, kernel))
         return self._conv(x, name, weight, self._parameters(f"{name}.bias", (channels,)), 1)
 
-    def conv_norm(
+    def conv_norm(  # noqa: PLR0913  (all but two are named)
         self, x: str, name: str, channels: int, kernel: int, *,
         norm: str, stride: int = 1, gain: float = 1.0, depthwise: bool = False,
     ) -> str:  # fmt: skip
@@ -292,7 +292,7 @@ def mobilenetv2(net: GraphBuilder, x: str) -> str:
 
 
 def blocks(net: GraphBuilder, x: str, nodes: int) -> str:
-    """Residual blocks of 8 channels, with exactly so many nodes (at least 10): what a tool needs for each node shows."""
+    """Residual blocks of 8 channels, and so many nodes (at least 10) in all: shows what a tool needs for each."""
     x = net.max_pool(net.conv(x, "stem", 8, 3), "pool", 8, 8)
     left = nodes - 5
     for block in range(left // 4):

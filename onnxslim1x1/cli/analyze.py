@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from onnxslim1x1.cli.groups import grouped
 from onnxslim1x1.cli.options import ModelArgument, OutputFlags, RunFlags
-from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar, terminal_width
+from onnxslim1x1.cli.output import print_analysis, print_json, progress_bar
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.options import RunOptions
+    from onnxslim1x1.search.analysis import Analysis
 
 
 @grouped
@@ -24,17 +29,23 @@ def command(
     run: RunFlags, out: OutputFlags,
 ) -> None:
     """Cost, measured time and possible rewrite of every convolution and dense layer."""
-    from onnxslim1x1 import api
-    from onnxslim1x1.report.analysis import analysis_json, analysis_report, sorted_layers
-    from onnxslim1x1.report.style import WIDE
+    from onnxslim1x1.report.analysis import analysis_json, sorted_layers
 
     with progress_bar() as progress:
-        found = api.analyze(model, run=run.options(progress), measure=not no_measure, digest=out.json,
-                            max_error=max_error)
-    layers = sorted_layers(found, sort, top)
+        found = _analysis(model, run.options(progress), digest=out.json, max_error=None if no_measure else max_error)
     if out.json:
-        print_json(analysis_json(found, layers))
-        return
-    for warning in found.warnings:
-        note(warning)
-    print_report(*analysis_report(found, layers, wide=terminal_width() >= WIDE))
+        print_json(analysis_json(found, sorted_layers(found, sort, top)))
+    else:
+        print_analysis(found, sort=sort, top=top)
+
+
+def _analysis(model: Path, run: RunOptions, *, digest: bool, max_error: float | None) -> Analysis:
+    """As `onnxslim1x1.analyze`, which takes longer to load than costs take to count (no `max_error`)."""
+    if max_error is None:
+        from onnxslim1x1.graph.model import load
+        from onnxslim1x1.search.costs import costs
+
+        return costs(load(model), run, digest=digest)
+    from onnxslim1x1 import api
+
+    return api.analyze(model, run=run, digest=digest, max_error=max_error)

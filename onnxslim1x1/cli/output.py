@@ -6,9 +6,15 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from onnxslim1x1.report.style import WIDE, Table
+
+if TYPE_CHECKING:
+    from onnxslim1x1.search.analysis import Analysis
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -17,20 +23,18 @@ def print_json(document: dict[str, Any]) -> None:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
-def print_report(*parts: Any) -> None:
-    """Print tables and lines at the width of the terminal (80 columns where there is none)."""
-    from rich.console import Console
-
-    class Report(Console):
-        """Tells a closed pipe instead of leaving with exit code 1."""
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    console = Report(file=sys.stdout, highlight=False, markup=False, emoji=False, width=terminal_width())
+def print_report(*parts: str | Table) -> None:
+    """Print tables as they are and lines at the width of the terminal (80 columns where there is none)."""
+    bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     with _open_pipe():
         for part in parts:
-            console.print(part)
+            if isinstance(part, Table):
+                header, *rest = part.lines()
+                lines = [f"{bold}{header}{plain}", *rest]
+            else:
+                lines = [line for whole in part.split("\n") for line in textwrap.wrap(
+                    whole, terminal_width(), break_on_hyphens=False, replace_whitespace=False) or [""]]
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 @contextmanager
@@ -46,6 +50,15 @@ def _open_pipe() -> Iterator[None]:
 def note(text: str, kind: str = "note") -> None:
     """One line on standard error."""
     sys.stderr.write(f"{kind}: {text}\n")
+
+
+def print_analysis(found: Analysis, *, sort: str = "graph", top: int | None = None) -> None:
+    """Print the layers of an analysis."""
+    from onnxslim1x1.report.analysis import analysis_report, sorted_layers
+
+    for warning in found.warnings:
+        note(warning)
+    print_report(*analysis_report(found, sorted_layers(found, sort, top), wide=terminal_width() >= WIDE))
 
 
 @contextmanager

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, geometry, ms, percent, shape
-from onnxslim1x1.report.style import WIDE, named_table
+from onnxslim1x1.report.style import WIDE, Table, named_table
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
 from onnxslim1x1.spec import Ineligible
 

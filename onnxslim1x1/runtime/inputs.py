@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-import numpy as np
-import onnx
+from typing import TYPE_CHECKING
 
 from onnxslim1x1.errors import DataError
 from onnxslim1x1.graph.layers import Layer, find_layers
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import Shapes, fed_inputs
-from onnxslim1x1.runtime.profile import observed_input_shapes
-from onnxslim1x1.runtime.session import InputSpec, random_feeds
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.session import InputSpec
 
 
 def model_inputs(model: Model, shapes: Shapes) -> tuple[InputSpec, ...]:
@@ -21,6 +20,11 @@ def model_inputs(model: Model, shapes: Shapes) -> tuple[InputSpec, ...]:
     Raises:
         DataError: an input is no plain tensor.
     """
+    import numpy as np
+    import onnx
+
+    from onnxslim1x1.runtime.session import InputSpec
+
     specs = []
     for info in fed_inputs(model.proto.graph):
         if info.name not in shapes.inputs:
@@ -42,6 +46,10 @@ def layers_with_shapes(model: Model, shapes: Shapes, *, run: bool) -> tuple[Laye
     layers = find_layers(model, shapes.tensors)
     if not run or all(layer.spec.macs is not None for layer in layers):
         return layers
+    # most models never come here, and what runs models takes longer to load than all that was done so far
+    from onnxslim1x1.runtime.profile import observed_input_shapes
+    from onnxslim1x1.runtime.session import random_feeds
+
     feeds = random_feeds(model_inputs(model, shapes))
     observed = observed_input_shapes(model.inlined(), feeds, where=model.where)
     nodes = model.proto.graph.node

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnxslim1x1.graph.layers import Layer
-from onnxslim1x1.runtime.hardware import Environment
-from onnxslim1x1.runtime.profile import ModelProfile
-from onnxslim1x1.search.candidates import Candidate, cheapest_within
-from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
-from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost, Ineligible, Ints
 from onnxslim1x1.strategies import STRATEGIES, by_name
+
+if TYPE_CHECKING:  # costs alone are known before all of this would be loaded
+    from onnxslim1x1.runtime.hardware import Environment
+    from onnxslim1x1.runtime.profile import ModelProfile
+    from onnxslim1x1.search.candidates import Candidate
+    from onnxslim1x1.search.planner import Measure
+    from onnxslim1x1.search.workbench import Workbench
 
 Progress = Callable[[float], None]
 
@@ -150,6 +153,9 @@ def _declined(layer: Layer) -> Ineligible | None:
 
 def _propose(bench: Workbench, layer: Layer, *, max_error: float, measure: Measure,
              time_s: float) -> Proposal | Ineligible:
+    from onnxslim1x1.search.candidates import cheapest_within
+    from onnxslim1x1.search.planner import LEAST_SPEEDUP
+
     families = bench.families(layer)
     if isinstance(families, Ineligible):
         return families
