@@ -89,6 +89,7 @@ def find_layers(model: Model, shapes: Mapping[str, Shape]) -> tuple[Layer, ...]:
     context = _Context(constants=constants(model), uses=uses, shapes=shapes)
     names = Counter(node.name for node in graph.node)
     layers: list[Layer] = []
+    taken = set[str]()
     for index, node in enumerate(graph.node):
         reader = _READERS.get(node.op_type) if len(node.input) > 1 else None
         found = reader(node, context) if reader and node.domain in ("", "ai.onnx") else None
@@ -96,8 +97,9 @@ def find_layers(model: Model, shapes: Mapping[str, Shape]) -> tuple[Layer, ...]:
             continue
         spec, refusal = found
         name = node.name if node.name and names[node.name] == 1 else node.output[0]
-        if any(name == layer.name for layer in layers):  # a node may be called like the output of another one
+        if name in taken:  # a node may be called like the output of another one
             name = f"{name}#{index}"
+        taken.add(name)
         layers.append(Layer(
             name=name, index=index, op_type=node.op_type, spec=spec, input=node.input[0], output=node.output[0],
             weight=node.input[1], bias=node.input[2] if len(node.input) > 2 and node.input[2] else None,

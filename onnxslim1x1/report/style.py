@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -76,7 +77,7 @@ def named_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
 def _distinct(names: Sequence[str], width: int) -> list[str]:
     """Names within a width; those that would look alike lose what they begin with alike instead of their middle."""
     short = [fitted(name, width) for name in names]
-    for label in {x for x in short if short.count(x) > 1}:
+    for label in {x for x, times in Counter(short).items() if times > 1}:
         group = {name for name, x in zip(names, short, strict=True) if x == label}
         common = _common_prefix(min(group), max(group))  # all others lie between these two
         short = [fitted("…" + name[common:], width) if name in group and len(group) > 1 else x

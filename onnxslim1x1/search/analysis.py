@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnxslim1x1.graph.layers import Layer
@@ -67,7 +68,7 @@ class LayerProfile:
         return self.macs / self.time_s / 1e9 if self.macs and self.time_s else None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: sums over all layers are kept
 class Analysis:
     """All layers of a model, with totals.
 
@@ -89,27 +90,27 @@ class Analysis:
     profile: ModelProfile | None
     warnings: tuple[str, ...]
 
-    @property
+    @cached_property
     def params(self) -> int:
         """Parameters of all layers."""
         return sum(layer.params for layer in self.layers)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """MACs of all layers whose shape is known."""
         return sum(layer.macs or 0 for layer in self.layers)
 
-    @property
+    @cached_property
     def macs_after(self) -> int:
         """MACs if every proposal were taken."""
         return sum((p.proposal.cost.macs if p.proposal else p.macs or 0) for p in self.layers)
 
-    @property
+    @cached_property
     def time_s(self) -> float | None:
         """Measured kernel seconds of all layers, or None."""
         return None if self.profile is None else sum(layer.time_s or 0.0 for layer in self.layers)
 
-    @property
+    @cached_property
     def saved_s(self) -> float | None:
         """Seconds that all proposals together would save, or None."""
         if self.profile is None:
