@@ -18,6 +18,8 @@ from onnxslim1x1.graph.stored import Place, location, place
 from onnxslim1x1.graph.wire import WireError, skeleton
 
 PROTOBUF_LIMIT = 2**31 - 1
+_PLAIN: dict[int, str] = {  # types whose values lie in a file as they lie in memory
+    onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.DOUBLE: "<f8", onnx.TensorProto.FLOAT16: "<f2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -58,9 +60,12 @@ class Model:
             ModelError: external data is missing, too short or outside of the model's folder, or the values do not
                 fill the shape.
         """
-        values = self.materialized(tensor)
         try:
-            return onnx.numpy_helper.to_array(values)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.data_type in _PLAIN:
+                return place(tensor, self.home).array(_PLAIN[tensor.data_type], tuple(tensor.dims))
+            return onnx.numpy_helper.to_array(self.materialized(tensor))
+        except ModelError:
+            raise
         except Exception as error:  # numpy's, for bytes that do not fill the shape
             raise self._unreadable(tensor, error) from error
 

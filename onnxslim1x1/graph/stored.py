@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 _CHUNK = 1 << 22
 _BITS = {"UINT2": 2, "INT2": 2, "UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4}  # several values share a byte
@@ -39,6 +41,19 @@ class Place:
         if len(raw) < self.length:
             raise ValueError(f"{self.path.name} ends before them")
         return raw
+
+    def array(self, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        """All of them as numbers, with no copy on the way.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: they do not fill the shape.
+        """
+        count = math.prod(shape)
+        values = np.fromfile(self.path, np.dtype(dtype), count, offset=self.offset)
+        if len(values) < count:
+            raise ValueError(f"{self.path.name} ends before them")
+        return values.astype(values.dtype.newbyteorder("="), copy=False).reshape(shape)
 
     def copy_to(self, target: BinaryIO) -> None:
         """Append them to a file, a few megabytes at a time.
