@@ -24,7 +24,7 @@ Options = dict[str, tuple[Candidate, ...]]
 LEAST_SPEEDUP = 1.02  # a layer must gain more than the noise of a measurement to be worth any error
 SAME_SPEED = 0.7  # where MACs or parameters are the target: microseconds are mistimed by a quarter when busy
 _BISECTIONS = 12
-_SURELY = 1.25  # how far above the allowed error a bound must lie
+_SURELY = 1.01  # how far above the allowed error a bound must lie
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
