@@ -61,6 +61,7 @@ class Figures:
 
     @property
     def failed(self) -> bool:
+        """Whether a run ended with an error, or did not end in time."""
         return any(self.exit_codes)
 
 
