@@ -35,8 +35,9 @@ def command(
     files: ReportFlags, run: RunFlags, out: OutputFlags,
 ) -> None:
     """Cost, measured time, redundancy and possible rewrite of every layer; of two models, side by side."""
-    from onnxslim1x1 import api
+    from onnxslim1x1.graph.model import load  # not the whole interface: it takes longer to load than costs to count
     from onnxslim1x1.report.views import view
+    from onnxslim1x1.search.inspection import Inspection, inspect
 
     if nodes and no_measure:
         raise OptionError("--nodes: contradicts --no-measure, which times no node; drop one of the two")
@@ -45,9 +46,9 @@ def command(
     files.require(model, other, calibration, json=out.json)
     with progress_bar() as progress:
         settings = run.options(progress)
-        found = [api.analyze(path, run=settings, measure=not no_measure, digest=out.json or bool(files.wanted),
-                             max_error=max_error, calibration=images.other(calibration))
-                 for path in (model, other) if path]
+        wanted = Inspection(measure=not no_measure, digest=out.json or bool(files.wanted), max_error=max_error,
+                            calibration=images.other(calibration))
+        found = [inspect(load(path), wanted, settings) for path in (model, other) if path]
     shown = view(found, sort, top)
     files.write(shown.document)
     if out.json:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from onnxslim1x1 import __version__
-from onnxslim1x1.cli import analyze, apply, cache, cost, plan, report, slim, validate
 from onnxslim1x1.cli.exits import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from onnxslim1x1.cli.options import Debug
 from onnxslim1x1.errors import SlimError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer exports only this kind of usage error by name
 
-app = typer.Typer(
-    name="onnxslim1x1", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
-    help="Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks.")
+COMMANDS = ("cost", "analyze", "report", "plan", "apply", "slim", "validate", "cache")  # each a module beside this one
 
-for module in (cost, analyze, report, plan, apply, slim, validate, cache):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+
+def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:
+    """The command line with some of its commands; those that are left out are not loaded."""
+    made = typer.Typer(
+        name="onnxslim1x1", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+        add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+        help="Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks.")
+    for name in commands:
+        made.command(name)(import_module(f"onnxslim1x1.cli.{name}").command)
+    made.callback()(_root)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """`app`: the whole command line."""
+    if name == "app":
+        return application()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _show_version(wanted: bool) -> None:
@@ -30,7 +44,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True,
                                                 help="Show the version.")] = False) -> None:
     """Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks."""
@@ -38,8 +51,10 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_show_vers
 
 def main() -> None:
     """Run the command line; every failure is one line on standard error and a documented exit code."""
+    asked = sys.argv[1:2]
     try:
-        result = app(standalone_mode=False)
+        # loading a command and its options takes as long as the work of a quick one
+        result = application(asked if asked and asked[0] in COMMANDS else COMMANDS)(standalone_mode=False)
     except typer.Abort:
         _fail("interrupted", EXIT_INTERRUPTED)
     except _UsageError as error:

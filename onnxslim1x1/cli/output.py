@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from onnxslim1x1.cli.exits import EXIT_UNUSABLE
+from onnxslim1x1.report.style import Table
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -25,20 +27,18 @@ def print_text(text: str) -> None:
         sys.stdout.write(text)
 
 
-def print_report(*parts: Any) -> None:
-    """Print tables and lines at the width of the terminal (80 columns where there is none)."""
-    from rich.console import Console
-
-    class Report(Console):
-        """Tells a closed pipe instead of leaving with exit code 1."""
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    console = Report(file=sys.stdout, highlight=False, markup=False, emoji=False, width=terminal_width())
+def print_report(*parts: str | Table) -> None:
+    """Print tables as they are and lines at the width of the terminal (80 columns where there is none)."""
+    bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     with _open_pipe():
         for part in parts:
-            console.print(part)
+            if isinstance(part, Table):
+                header, *rest = part.lines()
+                lines = [f"{bold}{header}{plain}", *rest]
+            else:
+                lines = [line for whole in part.split("\n") for line in textwrap.wrap(
+                    whole, terminal_width(), break_on_hyphens=False, replace_whitespace=False) or [""]]
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 @contextmanager

@@ -45,6 +45,8 @@ class GraphEdit:
         self._pristine = dict(zip(map(id, self.graph.nodes), model.proto.graph.node, strict=True))
         self._kept = list(self.graph.nodes)  # keeps every id alive, so it is not reused
         self._names = _all_names(model.proto.graph)
+        self._written = {t.name: t for node in self.graph.nodes for t in node.outputs}
+        self._spliced: dict[int, list[Any]] = {}
 
     def node_of(self, output: str) -> Any:
         """Node that writes a tensor.
@@ -52,10 +54,10 @@ class GraphEdit:
         Raises:
             KeyError: none does.
         """
-        for node in self.graph.nodes:
-            if any(t.name == output for t in node.outputs):
-                return node
-        raise KeyError(output)
+        writers = self._written[output].inputs
+        if not writers:
+            raise KeyError(output)
+        return writers[0]
 
     def unique(self, wanted: str) -> str:
         """`wanted`, or with a number behind it if the graph has the name already; reserved from now on."""
@@ -82,9 +84,20 @@ class GraphEdit:
 
     def splice(self, node: Any, replacement: list[Any]) -> None:
         """Put nodes in the place of one, in order; connections are the caller's business."""
-        index = next(i for i, n in enumerate(self.graph.nodes) if n is node)
-        self.graph.nodes[index : index + 1] = replacement
+        self._spliced[id(node)] = replacement  # moving all nodes behind it each time would be quadratic
         self._kept += replacement
+
+    def _settle(self) -> None:
+        """Carry out what was spliced, replacements of replacements included."""
+        settled, waiting = [], list(reversed(self.graph.nodes))
+        while waiting:
+            node = waiting.pop()
+            if id(node) in self._spliced:
+                waiting += reversed(self._spliced[id(node)])
+            else:
+                settled.append(node)
+        self.graph.nodes[:] = settled
+        self._spliced.clear()
 
     def result(self, metadata: Mapping[str, str] | None = None) -> Model:
         """The edited model; weights that were only initial values of graph inputs become constants.
@@ -92,6 +105,7 @@ class GraphEdit:
         Raises:
             ModelError: a changed node cannot be exported.
         """
+        self._settle()
         proto = onnx.ModelProto()
         proto.CopyFrom(self.model.proto)
         graph = proto.graph

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.functions import inlined_functions
 from onnxslim1x1.graph.sound import require_text, require_types
+from onnxslim1x1.graph.stored import Place, location, place
 from onnxslim1x1.graph.wire import WireError, skeleton
 
 PROTOBUF_LIMIT = 2**31 - 1
+_PLAIN: dict[int, str] = {  # types whose values lie in a file as they lie in memory
+    onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.DOUBLE: "<f8", onnx.TensorProto.FLOAT16: "<f2"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,25 +63,39 @@ class Model:
             ModelError: external data is missing, too short or outside of the model's folder, or the values do not
                 fill the shape.
         """
-        values = self._materialized(tensor)
         try:
-            return onnx.numpy_helper.to_array(values)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.data_type in _PLAIN:
+                return place(tensor, self.home).array(_PLAIN[tensor.data_type], tuple(tensor.dims))
+            return onnx.numpy_helper.to_array(self.materialized(tensor))
+        except ModelError:
+            raise
         except Exception as error:  # numpy's, for bytes that do not fill the shape
             raise self._unreadable(tensor, error) from error
 
-    def _materialized(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    def materialized(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """Copy of a tensor with its values in the message; the skeleton stays small."""
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return tensor
         copy = onnx.TensorProto()
-        copy.CopyFrom(tensor)
+        copy.CopyFrom(tensor)  # references are small
         try:
-            copy.raw_data = _stored_bytes(tensor, self.home)
+            copy.raw_data = place(tensor, self.home).read()
         except Exception as error:  # the checker, the file system and numpy each raise their own
             raise self._unreadable(tensor, error) from error
         copy.ClearField("data_location")
         copy.ClearField("external_data")
         return copy
+
+    def place(self, tensor: onnx.TensorProto) -> Place:
+        """Where the values of an external tensor lie; nothing is read.
+
+        Raises:
+            ModelError: as in `array`.
+        """
+        try:
+            return place(tensor, self.home)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(tensor, error) from error
 
     def _unreadable(self, tensor: onnx.TensorProto, error: Exception) -> ModelError:
         reason = " ".join(str(error).split())[:300]
@@ -93,7 +110,7 @@ class Model:
         copy = onnx.ModelProto()
         copy.CopyFrom(self.proto)
         for tensor in external_tensors(copy):
-            tensor.CopyFrom(self._materialized(tensor))
+            tensor.CopyFrom(self.materialized(tensor))
         return copy
 
     def sha256(self) -> str:
@@ -104,10 +121,13 @@ class Model:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def external_files(self) -> tuple[Path, ...]:
-        """Files beside the model that hold weights, without the model file itself."""
-        own = self.home.name if self.home else None
-        names = {location(t) for t in external_tensors(self.proto)} - {own}
-        return tuple(sorted((self.home.parent if self.home else Path()) / name for name in names))
+        """Files beside the model that hold weights, without the model file itself.
+
+        Raises:
+            ModelError: a reference leads out of the model's folder, or to nothing.
+        """
+        by_name = {location(t): t for t in external_tensors(self.proto)}
+        return tuple(sorted({self.place(t).path for t in by_name.values()} - {self.home}))
 
 
 def load(source: str | Path | onnx.ModelProto | Model) -> Model:
@@ -185,28 +205,6 @@ def _require_order(graph: onnx.GraphProto, outer: set[str], where: str) -> None:
         raise ModelError(f"{where}: the graph output {lost} is produced by no node; repair the export")
 
 
-def location(tensor: onnx.TensorProto) -> str:
-    """File name that an external tensor refers to."""
-    return next((e.value for e in tensor.external_data if e.key == "location"), "")
-
-
-def _stored_bytes(tensor: onnx.TensorProto, home: Path | None) -> bytes:
-    """Bytes of a tensor whose values are not in its message."""
-    place = {e.key: int(e.value) for e in tensor.external_data if e.key in ("offset", "length")}
-    if home and location(tensor) == home.name:  # in the model file; onnx refuses hard links and names with two dots
-        with home.open("rb") as file:
-            file.seek(place.get("offset", 0))
-            raw = file.read(place.get("length", -1))
-    else:
-        read = onnx.TensorProto()
-        read.CopyFrom(tensor)
-        onnx.external_data_helper.load_external_data_for_tensor(read, str(home.parent if home else "."))
-        raw = read.raw_data
-    if len(raw) < place.get("length", 0):  # older versions of onnx do not look
-        raise ValueError(f"{location(tensor)} ends before them")
-    return raw
-
-
 def external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Tensors whose values are not in the message."""
     return (t for t in _tensors(proto.graph) if t.data_location == onnx.TensorProto.EXTERNAL)
@@ -215,10 +213,11 @@ def external_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:
-        yield from _attribute_tensors(node.attribute)
+        yield from attribute_tensors(node.attribute)
 
 
-def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+def attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    """Tensors in attributes, those of sub-graphs included."""
     for attribute in attributes:
         if attribute.HasField("t"):
             yield attribute.t

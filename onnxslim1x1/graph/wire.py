@@ -21,10 +21,10 @@ Buffer = bytes | mmap.mmap
 INLINE_LIMIT: Final = 4096  # bytes; small tensors stay inline: shape inference reads them
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MODEL_GRAPH = 7
-_GRAPH_INITIALIZER = 5
-_TENSOR_RAW_DATA = 9
-_TENSOR_VALUE_PLACE = (_TENSOR_RAW_DATA, 13, 14)  # with external_data and data_location, which may be explicit
+MODEL_GRAPH = 7
+GRAPH_INITIALIZER = 5
+TENSOR_RAW_DATA = 9
+_TENSOR_VALUE_PLACE = (TENSOR_RAW_DATA, 13, 14)  # with external_data and data_location, which may be explicit
 
 
 class WireError(ValueError):
@@ -39,9 +39,9 @@ def skeleton(data: Buffer, location: str) -> bytes:
     """
     parts: list[bytes] = []
     for number, kind, start, payload, end in _fields(data, 0, len(data)):
-        if number == _MODEL_GRAPH and kind == _BYTES:
+        if number == MODEL_GRAPH and kind == _BYTES:
             graph = _graph(data, payload, end, location)
-            parts += (_tag(_MODEL_GRAPH), _varint(len(graph)), graph)
+            parts += (opened(MODEL_GRAPH, len(graph)), graph)
         else:
             parts.append(data[start:end])
     return b"".join(parts)
@@ -51,9 +51,9 @@ def _graph(data: Buffer, begin: int, stop: int, location: str) -> bytes:
     parts: list[bytes] = []
     copied = begin  # everything before it is in `parts`; nodes are copied in one slice between initializers
     for number, kind, start, payload, end in _fields(data, begin, stop):
-        if number == _GRAPH_INITIALIZER and kind == _BYTES and end - payload > INLINE_LIMIT:
+        if number == GRAPH_INITIALIZER and kind == _BYTES and end - payload > INLINE_LIMIT:
             tensor = _tensor(data, payload, end, location)
-            parts += (data[copied:start], _tag(_GRAPH_INITIALIZER), _varint(len(tensor)), tensor)
+            parts += (data[copied:start], opened(GRAPH_INITIALIZER, len(tensor)), tensor)
             copied = end
     parts.append(data[copied:stop])
     return b"".join(parts)
@@ -62,7 +62,7 @@ def _graph(data: Buffer, begin: int, stop: int, location: str) -> bytes:
 def _tensor(data: Buffer, begin: int, stop: int, location: str) -> bytes:
     """Tensor with a reference in the place of its raw data; small or external tensors stay as they are."""
     fields = list(_fields(data, begin, stop))
-    raw = [(payload, end) for number, kind, _, payload, end in fields if (number, kind) == (_TENSOR_RAW_DATA, _BYTES)]
+    raw = [(payload, end) for number, kind, _, payload, end in fields if (number, kind) == (TENSOR_RAW_DATA, _BYTES)]
     if not raw or raw[-1][1] - raw[-1][0] <= INLINE_LIMIT // 2:
         return data[begin:stop]
     offset, end = raw[-1]  # the last one counts, as in every protobuf parser
@@ -76,6 +76,18 @@ def _reference(location: str, offset: int, length: int) -> bytes:
         tensor.external_data.add(key=key, value=value)
     serialized: bytes = tensor.SerializeToString()
     return serialized
+
+
+def halves(message: bytes, number: int) -> tuple[bytes, bytes]:
+    """The fields of a serialized message below a number, and those above it, which protobuf writes in this order."""
+    fields = _fields(message, 0, len(message))
+    border = next((start for found, _, start, _, _ in fields if found > number), len(message))
+    return message[:border], message[border:]
+
+
+def opened(number: int, length: int) -> bytes:
+    """What stands before a message or bytes of a length in a field."""
+    return _tag(number) + _varint(length)
 
 
 def _fields(data: Buffer, begin: int, stop: int) -> Iterator[tuple[int, int, int, int, int]]:

@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, fitted, geometry, ms, percent, shape, verdict
 from onnxslim1x1.report.spectra import LEGEND, sparkline, spectra_json
-from onnxslim1x1.report.style import NARROW, WIDE, named_table
+from onnxslim1x1.report.style import NARROW, WIDE, Table, named_table
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
 from onnxslim1x1.spec import Ineligible, LayerSpectra
 

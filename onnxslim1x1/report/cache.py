@@ -7,11 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.document import document
 from onnxslim1x1.report.format import size_bytes
-from onnxslim1x1.report.style import named_table
+from onnxslim1x1.report.style import Table, named_table
 from onnxslim1x1.runtime.store import Entry
 
 _OFF = "nothing is kept between runs ($ONNXSLIM1X1_CACHE is off)"

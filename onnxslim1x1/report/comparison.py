@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.analysis import analysis_json
 from onnxslim1x1.report.document import document
 from onnxslim1x1.report.facts import UNKNOWN, total_rows
 from onnxslim1x1.report.format import TIME_NOISE, change, count, ms
-from onnxslim1x1.report.style import NARROW, WIDE, named_table
+from onnxslim1x1.report.style import NARROW, WIDE, Table, named_table
 from onnxslim1x1.search.comparison import Comparison, Match, Pair
 
 _ADDED, _REMOVED = "(added)", "(removed)"

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.document import document
 from onnxslim1x1.report.format import shape
-from onnxslim1x1.report.style import NARROW, named_table
+from onnxslim1x1.report.style import NARROW, Table, named_table
 from onnxslim1x1.search.candidates import break_even
 from onnxslim1x1.spec import ConvSpec, Cost, Ints
 from onnxslim1x1.strategies import by_name

@@ -6,12 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.analysis import reasons
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, ms, percent
-from onnxslim1x1.report.style import NARROW, WIDE, named_table
+from onnxslim1x1.report.style import NARROW, WIDE, Table, named_table
 from onnxslim1x1.search.front import Front, FrontPoint, LossKind
 from onnxslim1x1.spec import Ineligible
 

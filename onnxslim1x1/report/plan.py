@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.slimming import cost_change, decision_parts
+from onnxslim1x1.report.style import Table
 from onnxslim1x1.search.pipeline import RewriteResult
 from onnxslim1x1.search.plan import PlannedData, RewritePlan
 

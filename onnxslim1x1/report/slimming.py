@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.analysis import reasons
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, shape
-from onnxslim1x1.report.style import named_table
+from onnxslim1x1.report.style import Table, named_table
 from onnxslim1x1.report.validation import validation_json, validation_report
 from onnxslim1x1.search.plan import PlannedLayer, Promise, RewritePlan
 from onnxslim1x1.spec import Cost, Ineligible

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from rich import box
-from rich.table import Table
+from tabulate import DataRow, TableFormat, tabulate
+from tabulate import Line as TableLine
 
 from onnxslim1x1.report.format import fitted
 
 NARROW = 80  # columns that every table fits into
 WIDE = 160  # columns of a terminal from which on tables show everything
 _GAP = 2
-_RULE = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")  # a rule under the header only
+_ROW = DataRow("", " " * _GAP, "")
+_FORMAT = TableFormat(None, TableLine("", "─", "─" * _GAP, ""), None, None, _ROW, _ROW, 0, None)
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    header: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Columns as text, with a rule under the header.
+
+    Attributes:
+        headers: one per column.
+        rows: cells.
+        left: columns that are aligned to the left; all others are to the right.
+    """
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[int]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """From left to right."""
+        return tuple(Column(header, tuple(row[i] for row in self.rows)) for i, header in enumerate(self.headers))
+
+    def lines(self) -> list[str]:
+        """Header, rule and rows, all of one width."""
+        align = ["left" if number in self.left else "right" for number in range(len(self.headers))]
+        return tabulate(self.rows, self.headers, tablefmt=_FORMAT, colalign=align, disable_numparse=True).split("\n")
 
 
 def named_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (),
@@ -28,19 +64,14 @@ def named_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
     cells = [[str(cell) for cell in row] for row in (headers, *rows)]
     others = sum(max(len(row[i]) for row in cells) + _GAP for i in range(1, len(headers)))
     names = _distinct([row[0] for row in cells], max(width - others, 4))
-    table = Table(box=_RULE, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for number, header in enumerate((names[0], *cells[0][1:])):
-        justify = "left" if number == 0 or number in left else "right"
-        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # a literal of rich
-    for name, row in zip(names[1:], cells[1:], strict=True):
-        table.add_row(name, *row[1:])
-    return table
+    header, *named = [(name, *row[1:]) for name, row in zip(names, cells, strict=True)]
+    return Table(headers=header, rows=tuple(named), left=frozenset((0, *left)))
 
 
 def _distinct(names: Sequence[str], width: int) -> list[str]:
     """Names within a width; those that would look alike lose what they begin with alike instead of their middle."""
     short = [fitted(name, width) for name in names]
-    for label in {x for x in short if short.count(x) > 1}:
+    for label in {x for x, times in Counter(short).items() if times > 1}:
         group = {name for name, x in zip(names, short, strict=True) if x == label}
         common = _common_prefix(min(group), max(group))  # all others lie between these two
         short = [fitted("…" + name[common:], width) if name in group and len(group) > 1 else x

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.document import jsonable
 from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
-from onnxslim1x1.report.style import named_table
+from onnxslim1x1.report.style import Table, named_table
 from onnxslim1x1.runtime.compare import Classification
 from onnxslim1x1.runtime.verdict import Gate, ValidationReport
 from onnxslim1x1.spec import Cost

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from onnxslim1x1.report.analysis import analysis_json, analysis_report, sorted_layers
 from onnxslim1x1.report.comparison import comparison_json, comparison_report, sorted_matches
-from onnxslim1x1.report.style import WIDE
+from onnxslim1x1.report.style import WIDE, Table
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
 from onnxslim1x1.search.comparison import Comparison, Match, compare
 

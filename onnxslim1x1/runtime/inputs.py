@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-import numpy as np
-import onnx
+from typing import TYPE_CHECKING
 
 from onnxslim1x1.errors import DataError, RuntimeFailure
 from onnxslim1x1.graph.layers import Layer, find_layers
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.operators import is_known
 from onnxslim1x1.graph.shapes import Shape, Shapes, fed_inputs
-from onnxslim1x1.runtime.profile import observed_input_shapes
-from onnxslim1x1.runtime.session import InputSpec, random_feeds
-from onnxslim1x1.runtime.symbolic import symbolic_shapes
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.session import InputSpec
 
 
 def model_inputs(model: Model, shapes: Shapes) -> tuple[InputSpec, ...]:
@@ -23,6 +21,11 @@ def model_inputs(model: Model, shapes: Shapes) -> tuple[InputSpec, ...]:
     Raises:
         DataError: an input is no plain tensor.
     """
+    import numpy as np
+    import onnx
+
+    from onnxslim1x1.runtime.session import InputSpec
+
     specs = []
     for info in fed_inputs(model.proto.graph):
         if info.name not in shapes.inputs:
@@ -51,6 +54,10 @@ def layers_with_shapes(model: Model, shapes: Shapes, *, run: bool) -> tuple[Laye
     unknown (onnxruntime cannot run the model, or a layer does not run) belong to layers that are left alone.
     """
     layers = find_layers(model, shapes.tensors)
+    if all(layer.spec.macs is not None for layer in layers):
+        return layers
+    from onnxslim1x1.runtime.symbolic import symbolic_shapes  # most models never come here
+
     tensors = dict(shapes.tensors)
     for ask in (symbolic_shapes, _observed) if run else (symbolic_shapes,):
         if all(layer.spec.macs is not None for layer in layers):
@@ -63,6 +70,9 @@ def layers_with_shapes(model: Model, shapes: Shapes, *, run: bool) -> tuple[Laye
 
 def _observed(model: Model, shapes: Shapes) -> dict[str, Shape]:
     """Shapes of what the nodes of the main graph read in one run on random inputs; none if that fails."""
+    from onnxslim1x1.runtime.profile import observed_input_shapes  # takes longer to load than costs take to count
+    from onnxslim1x1.runtime.session import random_feeds
+
     try:
         feeds = random_feeds(model_inputs(model, shapes))
         observed = observed_input_shapes(model.inlined(), feeds, where=model.where)

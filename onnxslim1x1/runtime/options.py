@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import Shapes, infer_shapes
-from onnxslim1x1.runtime.data import Dataset, load_dataset
-from onnxslim1x1.runtime.inputs import model_inputs
-from onnxslim1x1.runtime.preprocess import Preprocess, preprocess
 from onnxslim1x1.runtime.store import Store, user_store
+
+if TYPE_CHECKING:
+    from onnxslim1x1.runtime.data import Dataset
+    from onnxslim1x1.runtime.preprocess import Preprocess
 
 StageProgress = Callable[[str, float], None]
 
@@ -76,5 +78,9 @@ class DataOptions:
             DataError: it cannot be used, or does not fit the model.
             OptionError: the limit is not positive, or the preprocessing contradicts itself.
         """
+        from onnxslim1x1.runtime.data import load_dataset
+        from onnxslim1x1.runtime.inputs import model_inputs
+        from onnxslim1x1.runtime.preprocess import preprocess
+
         return load_dataset(self.path, preprocess=self.preprocess or preprocess(), labels=self.labels,
                             inputs=model_inputs(model, shapes), limit=self.limit)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
-from onnxslim1x1.runtime.hardware import Environment
-from onnxslim1x1.search.candidates import Candidate, cheapest_within
-from onnxslim1x1.search.planner import LEAST_SPEEDUP, Measure
-from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import STRATEGIES, by_name
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # costs alone are known before all of this would be loaded
     import onnx
 
+    from onnxslim1x1.runtime.hardware import Environment
     from onnxslim1x1.runtime.profile import ModelProfile, NodeTime
     from onnxslim1x1.runtime.roofline import Roofline, RoofPlace
+    from onnxslim1x1.search.candidates import Candidate
     from onnxslim1x1.search.curves import Redundancy
+    from onnxslim1x1.search.planner import Measure
+    from onnxslim1x1.search.workbench import Workbench
 
 Progress = Callable[[float], None]
 
@@ -118,7 +119,7 @@ class NodeProfile:
     provider: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)  # no slots: sums over all layers are kept
 class Analysis:
     """All layers of a model, with totals.
 
@@ -146,27 +147,27 @@ class Analysis:
     nodes: tuple[NodeProfile, ...] = ()
     file_bytes: int | None = None
 
-    @property
+    @cached_property
     def params(self) -> int:
         """Parameters of all layers."""
         return sum(layer.params for layer in self.layers)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """MACs of all layers whose shape is known."""
         return sum(layer.macs or 0 for layer in self.layers)
 
-    @property
+    @cached_property
     def macs_after(self) -> int:
         """MACs if every proposal were taken."""
         return sum((p.proposal.cost.macs if p.proposal else p.macs or 0) for p in self.layers)
 
-    @property
+    @cached_property
     def time_s(self) -> float | None:
         """Measured kernel seconds of all layers, or None."""
         return None if self.profile is None else sum(layer.time_s or 0.0 for layer in self.layers)
 
-    @property
+    @cached_property
     def saved_s(self) -> float | None:
         """Seconds that all proposals together would save, or None."""
         if self.profile is None:
@@ -255,6 +256,9 @@ def _declined(layer: Layer) -> Ineligible | None:
 
 def _propose(bench: Workbench, layer: Layer, *, max_error: float, measure: Measure,
              time_s: float) -> Proposal | Ineligible:
+    from onnxslim1x1.search.candidates import cheapest_within
+    from onnxslim1x1.search.planner import LEAST_SPEEDUP
+
     families = bench.families(layer)
     if isinstance(families, Ineligible):
         return families

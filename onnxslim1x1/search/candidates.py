@@ -99,6 +99,7 @@ def _is_sound(chain: tuple[ConvSpec, ...], spec: ConvSpec) -> bool:
             and all(factor.out_channels <= factor.patch for factor in chain[:-1]))
 
 
+@lru_cache(maxsize=4096)  # asked for several times for each layer, and networks repeat their geometries
 def eligible_families(spec: ConvSpec, block: int, *, data: bool = True) -> tuple[Strategy, ...] | Ineligible:
     """Families that have at least one rank worth trying, or why none has; without data only those that need none."""
     refusals = [(strategy, strategy.check(spec)) for strategy in STRATEGIES if data or not strategy.needs_data]

@@ -24,6 +24,7 @@ Options = dict[str, tuple[Candidate, ...]]
 LEAST_SPEEDUP = 1.02  # a layer must gain more than the noise of a measurement to be worth any error
 SAME_SPEED = 0.7  # where MACs or parameters are the target: microseconds are mistimed by a quarter when busy
 _BISECTIONS = 12
+_SURELY = 1.01  # how far above the allowed error a bound must lie
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +86,27 @@ class Planner:
         self._fixed = {name: _explicit(bench, name, rank) for name, rank in budget.ranks.items()}
         self._speedups: dict[Candidate, float] = {}
         self._options: Options = {}
+        self._least: dict[str, float] = {}
         if not budget.only_explicit:
             free = [layer for name, layer in bench.layers.items()
                     if name not in self._reasons and name not in self._fixed]
             for number, layer in enumerate(free):
-                found = bench.candidates(layer)
-                self._options[layer.name] = found if budget.max_error is None else tuple(
-                    c for c in found if c.error <= budget.max_error)
+                self._options[layer.name] = self._allowed(layer)
                 if progress:
                     progress((number + 1) / len(free))
+
+    def _allowed(self, layer: Layer) -> tuple[Candidate, ...]:
+        """Candidates within the allowed error; most layers without any are found out by a bound, which is quick."""
+        limit = self._budget.max_error
+        if limit is None:
+            return self._bench.candidates(layer)
+        least = self._bench.least_error(layer, enough=_SURELY * limit)
+        if least > limit:
+            self._least[layer.name] = least
+            return ()
+        found = self._bench.candidates(layer)
+        self._least[layer.name] = min((c.error for c in found), default=1.0)
+        return tuple(c for c in found if c.error <= limit)
 
     @property
     def options(self) -> Options:
@@ -245,7 +258,16 @@ class Planner:
     def selection(self, chosen: Mapping[str, Candidate]) -> Selection:
         """Layers to rewrite and layers to leave."""
         return Selection(layers=_planned(self._bench, chosen, self._speedups),
-                         skipped=_skipped(self._bench, chosen, self._reasons, self._options, self._budget))
+                         skipped=self._skipped(chosen))
+
+    def _skipped(self, chosen: Mapping[str, Candidate]) -> tuple[SkippedLayer, ...]:
+        result = []
+        for name in self._bench.layers:
+            if name not in chosen:
+                why = self._reasons.get(name) or _unchosen(
+                    self._options.get(name), self._least.get(name, 1.0), self._budget)
+                result.append(SkippedLayer(layer=name, code=why.code, reason=why.reason))
+        return tuple(result)
 
 
 def undominated(candidates: Iterable[Candidate], amount: Amount) -> tuple[Candidate, ...]:
@@ -304,23 +326,13 @@ def _planned(bench: Workbench, chosen: Mapping[str, Candidate],
         for name, layer in bench.layers.items() if (c := chosen.get(name)) is not None)
 
 
-def _skipped(bench: Workbench, chosen: Mapping[str, Candidate], reasons: Mapping[str, Ineligible],
-             options: Options, budget: Budget) -> tuple[SkippedLayer, ...]:
-    result = []
-    for name in bench.layers:
-        if name in chosen:
-            continue
-        least = min((row.error for row in bench.table(bench.layers[name])), default=1.0) if name in options else 1.0
-        why = reasons.get(name) or _unchosen(options.get(name), least, budget)
-        result.append(SkippedLayer(layer=name, code=why.code, reason=why.reason))
-    return tuple(result)
-
-
 def _unchosen(candidates: Sequence[Candidate] | None, least: float, budget: Budget) -> Ineligible:
     if candidates is None:
         return Ineligible(code="not_asked", reason="only the layers named with --rank are rewritten")
     if budget.max_error is not None and not candidates:
-        return Ineligible(code="error", reason=f"the least error that saves MACs is {least:.3f}, above the allowed "
+        # rounded down: it may be a bound
+        return Ineligible(code="error", reason=f"no rank that saves MACs has an error below "
+                                               f"{math.floor(least * 1000) / 1000:.3f}, above the allowed "
                                                f"{budget.max_error:g}")
     if budget.max_drop is not None and not budget.has_target:
         return Ineligible(code="not_needed", reason=f"others gain more within --max-drop {budget.max_drop:g}")

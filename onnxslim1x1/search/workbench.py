@@ -20,6 +20,8 @@ from onnxslim1x1.spec import Factorization, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import Decomposition, Strategy, by_name
 from onnxslim1x1.strategies.redundancy import layer_spectra
 
+_MOST_HELD = 1 << 24  # parameters of the layers whose decompositions are held at once, without data
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
@@ -66,12 +68,31 @@ class Workbench:
         """
         key = (layer.name, strategy.name)
         if key not in self._decompositions:
-            if self._moments:  # each holds matrices as large as the statistics: those of one layer at a time
+            # each holds its weights in double precision, and with data matrices as large as the statistics
+            held = sum(self.layers[name].spec.params for name in {k[0] for k in self._decompositions} | {layer.name})
+            if self._moments or held > _MOST_HELD:
                 self._decompositions = {k: v for k, v in self._decompositions.items() if k[0] == layer.name}
             self._decompositions[key] = strategy.decompose(
                 layer.spec, self.weight(layer), self.bias(layer), self._moments.get(layer.output),
                 self.weighting(layer))
         return self._decompositions[key]
+
+    def least_error(self, layer: Layer, *, enough: float) -> float:
+        """Lower bound of the error of all families and ranks worth trying, where it is at least `enough`; else 0.
+
+        Raises:
+            ModelError: the weights cannot be read, or are not finite.
+        """
+        families = self.families(layer)
+        if isinstance(families, Ineligible) or layer.output in self._moments or self.is_weighted(layer):
+            return 0.0
+        weight, least = self.weight(layer), 1.0
+        for strategy in families:
+            (rank,) = rank_grid(strategy, layer.spec, self.block)[-1]
+            least = min(least, strategy.least_error(layer.spec, weight, rank, enough=enough))
+            if least < enough:
+                return 0.0
+        return least
 
     def weight(self, layer: Layer) -> NDArray[Any]:
         """Kernel of a layer.

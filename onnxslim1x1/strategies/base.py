@@ -100,6 +100,20 @@ class Strategy(Protocol):
         """
         ...
 
+    def least_error(self, spec: ConvSpec, weight: Array, rank: int, *, enough: float) -> float:
+        """Lower bound of the relative error of the weights at a rank, in a fraction of the time of `decompose`.
+
+        Args:
+            spec: the layer.
+            weight: kernel of shape ``spec.weight_shape``.
+            rank: of the only seam.
+            enough: a bound from which on no better one is looked for.
+
+        Returns:
+            At most the error of ``decompose(spec, weight)`` at that rank; 0 where nothing can be said.
+        """
+        ...
+
 
 def channel_refusal(spec: ConvSpec) -> Ineligible | None:
     """Why no family at all can serve a geometry, or None."""

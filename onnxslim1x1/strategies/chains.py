@@ -16,11 +16,13 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from onnxslim1x1.linalg.bounds import least_tail
 from onnxslim1x1.linalg.spectra import fractions
 from onnxslim1x1.spec import ConvFactor, ConvSpec, Factorization, Ineligible, Ints, Spectrum
 from onnxslim1x1.strategies.base import Array, Decomposition, divided_chain, factor, kernel_of, require_ranks
 from onnxslim1x1.strategies.problem import LayerProblem, Matrix
 from onnxslim1x1.strategies.seams import Seam, solved_seam
+from onnxslim1x1.strategies.unfolding import Blocks
 
 if TYPE_CHECKING:
     from onnxslim1x1.linalg.moments import Moments
@@ -69,6 +71,15 @@ class Family:
                   statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> Decomposition:
         """See `onnxslim1x1.strategies.base.Strategy.decompose`."""
         return _Chain(self, shared_work(spec, weight, bias=bias, statistics=statistics, weighting=weighting))
+
+
+    def least_error(self, spec: ConvSpec, weight: Array, rank: int, *, enough: float) -> float:
+        """Lower bound of the relative error from the weights alone; 0 for chains with more than one seam."""
+        if len(self.roles) > 2:
+            return 0.0
+        blocks = Blocks(spec.kernel, spec.in_channels, axes=self.groups(spec)[0], outputs=spec.out_channels)
+        patches: Array = np.moveaxis(np.asarray(weight, dtype=np.float32), 1, -1).reshape(spec.out_channels, -1)
+        return math.sqrt(least_tail(blocks.rows(patches).reshape(-1, blocks.size), rank, enough=enough**2))
 
 
 class Work:

@@ -39,7 +39,7 @@ class Blocks:
         self.capacity = min(self.size, behind)
         self.break_even = min(self.size * behind // (self.size + behind) + 1, self.capacity)
 
-    def rows(self, matrix: Matrix) -> Matrix:
+    def rows(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """(m, n*C) -> (m, P, B)."""
         if self._in_order:
             return matrix.reshape(len(matrix), self.positions, self.size)

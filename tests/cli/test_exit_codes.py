@@ -494,7 +494,7 @@ KINDS = [
 @pytest.mark.parametrize(("kind", "code"), [*KINDS, (errors.SlimError, 1)])
 def test_every_kind_of_error_has_its_code(monkeypatch, capsys, kind, code):
     assert exits.exit_code(kind("where: what")) == code
-    monkeypatch.setattr(main, "app", failing(kind("where: what; what to do")))
+    monkeypatch.setattr(main, "application", lambda _: failing(kind("where: what; what to do")))
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == code
@@ -509,7 +509,7 @@ def test_no_kind_of_error_is_forgotten():
                                    TypeError("x" * 5000), OSError(28, "No space left on device"), MemoryError()])
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_bug_of_ours_is_one_line_and_exit_code_1(monkeypatch, capsys, error, debug):
-    monkeypatch.setattr(main, "app", failing(error))
+    monkeypatch.setattr(main, "application", lambda _: failing(error))
     monkeypatch.setattr(Debug, "enabled", debug)
     with pytest.raises(SystemExit) as caught:
         main.main()

@@ -212,3 +212,26 @@ def test_a_new_node_that_cannot_be_exported_is_an_error_of_the_model():
     edit.splice(edit.node_of("z"), [gs.Node("Relu", name="bad", attrs={"odd": object()}, inputs=[], outputs=[])])
     with pytest.raises(ModelError, match=r"^model: node bad cannot be exported \("):
         edit.result()
+
+
+def test_replacements_may_be_replaced():
+    proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> '
+                                    "g (float[2] x) => (float[2] z) { y = Neg(x)  z = Abs(y) }")
+    edit = GraphEdit(load(proto))
+    first, last = edit.node_of("y"), edit.node_of("z")
+    inputs, outputs = list(first.inputs), list(first.outputs)
+    first.inputs.clear()
+    first.outputs.clear()
+    relu = gs.Node("Relu", name="r", inputs=inputs, outputs=outputs)
+    edit.splice(first, [relu])
+    assert edit.node_of("y") is relu
+    middle = gs.Variable(edit.unique("m"))
+    relu.outputs = [middle]
+    edit.splice(relu, [relu_again := gs.Node("Relu", name="r2", inputs=inputs, outputs=[middle]),
+                       gs.Node("Exp", name="e", inputs=[middle], outputs=outputs)])
+    relu.inputs.clear()
+    relu.outputs.clear()
+    assert [n.op_type for n in edit.result().proto.graph.node] == ["Relu", "Exp", "Abs"]
+    assert edit.node_of("z") is last
+    assert edit.node_of("y").op == "Exp"
+    assert relu_again in edit.graph.nodes

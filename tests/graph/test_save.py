@@ -15,6 +15,7 @@ from onnxslim1x1.graph import save as saving
 from onnxslim1x1.graph.edit import GraphEdit
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.save import copy_unchanged, require_writable, save, write_text
+from onnxslim1x1.graph.stored import Place
 
 WEIGHT = np.random.default_rng(0).standard_normal((9, 8, 5, 4)).astype(np.float32)
 
@@ -150,8 +151,8 @@ def failing(code):
 
 
 WRITERS = {
-    "one file": (lambda folder: save(load(conv_model()), folder / "m.onnx"), Path, "write_bytes"),
-    "external": (lambda folder: save(load(folder.parent / "source" / "m.onnx"), folder / "m.onnx"), onnx, "save_model"),
+    "one file": (lambda folder: save(load(conv_model()), folder / "m.onnx"), saving, "_write_pieces"),
+    "external": (lambda folder: save(load(folder.parent / "source" / "m.onnx"), folder / "m.onnx"), Place, "copy_to"),
     "copy": (lambda folder: copy_unchanged(load(folder.parent / "plain.onnx"), folder / "m.onnx"), saving.shutil,
              "copyfile"),
     "text": (lambda folder: write_text(folder / "m.onnx", "text"), Path, "write_text"),
@@ -177,12 +178,12 @@ def test_a_failure_while_writing_leaves_what_was_there(writer, code, advice, ins
 def test_a_disk_that_fills_up_in_the_middle_of_a_file(inside, monkeypatch):
     (inside / "m.onnx").write_bytes(b"old")
 
-    def half(path, data):
-        with path.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    def half(path, pieces, model):
+        write(path, pieces[: len(pieces) // 2], model)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    write = saving._write_pieces
+    monkeypatch.setattr(saving, "_write_pieces", half)
     refused(OutputError, save, load(conv_model()), inside / "m.onnx")
     monkeypatch.undo()
     assert files(inside) == ["m.onnx"]
@@ -194,7 +195,7 @@ def test_an_interrupt_leaves_what_was_there(inside, monkeypatch):
         raise KeyboardInterrupt
 
     (inside / "m.onnx").write_bytes(b"old")
-    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    monkeypatch.setattr(saving, "_write_pieces", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(load(conv_model()), inside / "m.onnx")
     monkeypatch.undo()
@@ -213,6 +214,58 @@ def test_the_data_file_moves_before_the_model(external, inside, monkeypatch):
     monkeypatch.setattr(os, "replace", note)
     save(external, inside / "n.onnx")
     assert moved == ["n.onnx.data", "n.onnx"]
+
+
+@pytest.fixture
+def pair(inside, external):
+    """A model with its data, as it was saved before, and what both files hold."""
+    save(load(external.inlined()), inside / "n.onnx")
+    onnx.save_model(onnx.load(inside / "n.onnx"), inside / "n.onnx", save_as_external_data=True,
+                    location="n.onnx.data", size_threshold=16)
+    (inside / "n.onnx.data").write_bytes(bytes(WEIGHT.nbytes))  # other values
+    return contents(inside)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("works", range(4))
+def test_of_two_files_none_is_new_when_the_other_is_old(works, pair, external, inside, monkeypatch):
+    """Each of the four renames fails once: the old model and the new data would otherwise be a wrong model."""
+    done, replace = [], os.replace
+
+    def third_time(source, target):
+        if len(done) == works:
+            monkeypatch.undo()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        done.append(target)
+        replace(source, target)
+        names = files(inside)
+        if "n.onnx" in names:  # whoever reads at this moment gets both of one kind
+            now = {name: (inside / name).read_bytes() == pair[name] for name in ("n.onnx", "n.onnx.data")}
+            assert len(set(now.values())) == 1
+
+    monkeypatch.setattr(os, "replace", third_time)
+    refused(OutputError, save, external, inside / "n.onnx")
+    assert contents(inside) == pair
+
+
+def test_both_files_are_replaced(pair, external, inside):
+    save(external, inside / "n.onnx")
+    assert files(inside) == sorted(pair)
+    assert read(inside / "n.onnx") == conv_model()
+
+
+def test_links_are_replaced_and_not_followed(external, inside, tmp_path):
+    for name in ("n.onnx", "n.onnx.data"):
+        (tmp_path / f"precious-{name}").write_bytes(b"precious")
+        (inside / name).symlink_to(tmp_path / f"precious-{name}")
+    save(external, inside / "n.onnx")
+    assert read(inside / "n.onnx") == conv_model()
+    for name in ("n.onnx", "n.onnx.data"):
+        assert not (inside / name).is_symlink()
+        assert (tmp_path / f"precious-{name}").read_bytes() == b"precious"
 
 
 def test_missing_weights_are_an_error_of_the_model(external, inside):

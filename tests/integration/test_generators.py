@@ -112,8 +112,37 @@ def test_vgg16(tmp_path: Path) -> None:
     assert logits(path, images(1)).shape == (1, 1000)
 
 
+def test_mobilenetv2(tmp_path: Path) -> None:
+    path = tmp_path / "mobilenetv2.onnx"
+    model = generate(path, "mobilenetv2")
+    # Published: 3,504,872 parameters; folding leaves one bias of the 17,056 scales and shifts each.
+    folded = 3_504_872 - 17_056
+    assert parameters_and_macs(model)[0] == folded + 2 * 35  # the limits of 35 clips
+    depthwise = [n for n in model.graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute)]
+    assert len(depthwise) == 17
+    y = logits(path, images(1))
+    assert np.isfinite(y).all()
+
+
+def test_external_weights_are_the_same(tmp_path: Path, googlenet: Path) -> None:
+    generate(tmp_path / "external.onnx", "googlenet", "--batch", "N", "--external")
+    assert (tmp_path / "external.onnx").stat().st_size < 100_000
+    assert (tmp_path / "external.onnx.data").stat().st_size == pytest.approx(28e6, rel=0.01)
+    inline, external = onnx.load(googlenet), onnx.load(tmp_path / "external.onnx")
+    for one, other in zip(inline.graph.initializer, external.graph.initializer, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(one), onnx.numpy_helper.to_array(other))
+
+
+@pytest.mark.parametrize("nodes", [10, 11, 57, 1000])
+def test_blocks_have_as_many_nodes_as_asked_for(tmp_path: Path, nodes: int) -> None:
+    model = generate(tmp_path / "blocks.onnx", "blocks", "--nodes", str(nodes))
+    assert len(model.graph.node) == nodes
+
+
 @pytest.mark.parametrize(
-    "arguments", [["vgg16", "--batch-norm"], ["googlenet", "--batch", "0"], ["googlenet", "--seed", "-1"]]
+    "arguments", [["blocks", "--nodes", "9"], ["vgg16", "--batch-norm"], ["googlenet", "--batch", "0"],
+                  ["googlenet", "--seed", "-1"]]
 )
 def test_bad_arguments_write_nothing(tmp_path: Path, arguments: list[str]) -> None:
     path = tmp_path / "model.onnx"
@@ -122,3 +151,11 @@ def test_bad_arguments_write_nothing(tmp_path: Path, arguments: list[str]) -> No
     assert done.returncode == 2
     assert f"{arguments[1]}: " in done.stderr
     assert not path.exists()
+
+
+def test_what_no_single_file_holds_asks_for_two(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "resnet50x5", str(tmp_path / "m.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give --external" in done.stderr
+    assert list(tmp_path.iterdir()) == []

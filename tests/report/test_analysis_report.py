@@ -7,11 +7,10 @@ import math
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.report.analysis import SORT_KEYS, analysis_json, analysis_report, other_operators, sorted_layers
-from onnxslim1x1.report.style import WIDE
+from onnxslim1x1.report.style import WIDE, Table
 from onnxslim1x1.runtime.benchmark import Latency
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile

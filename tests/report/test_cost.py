@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from rich.table import Table
 
 from onnxslim1x1.errors import OptionError, RankError
 from onnxslim1x1.report.cost import cost_json, cost_report, cost_rows, geometry
+from onnxslim1x1.report.style import Table
 
 DRAWN = settings(derandomize=True, deadline=None, database=None, max_examples=80)
 

@@ -11,11 +11,11 @@ from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.front import LOSS_LABELS, front_json, front_report, small
 from onnxslim1x1.report.plot import front_image, require_drawable
+from onnxslim1x1.report.style import Table
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search.front import Front, FrontPoint, Measurement

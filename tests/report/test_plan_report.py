@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from onnxslim1x1.report.plan import apply_json, apply_report, basis_line, plan_json, plan_report
+from onnxslim1x1.report.style import Table
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search.pipeline import RewriteResult

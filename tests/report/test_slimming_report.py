@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 import onnxslim1x1
 from onnxslim1x1.api import SlimResult
 from onnxslim1x1.report.slimming import layer_table, outcome_line, slim_json, slim_report
+from onnxslim1x1.report.style import Table
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import OutputDiff
 from onnxslim1x1.runtime.hardware import Environment

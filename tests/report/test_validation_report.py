@@ -7,8 +7,8 @@ import math
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
+from onnxslim1x1.report.style import Table
 from onnxslim1x1.report.validation import (
     before_and_after,
     gate_lines,

@@ -260,3 +260,45 @@ def test_a_weighting_can_be_forgotten_and_restored():
     bench.restore_weighting(a, weighting)
     assert bench.is_weighted(a)
     assert bench.candidates(a) == strict
+
+
+# the bound
+
+
+def falling(shape, rate, seed):
+    """Weight whose energy falls from one direction to the next, along inputs, outputs and positions alike."""
+    rng = np.random.default_rng(seed)
+    scales = [np.exp(-rate * np.arange(n)) for n in shape]
+    return (rng.standard_normal(shape) * np.einsum("a,b,c,d->abcd", *scales)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.1, 0.5])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_rank_has_a_smaller_error_than_the_bound(rate, seed):
+    bench = opened(a_w=falling((24, 20, 3, 3), rate, seed), c_w=falling((12, 16, 2, 4), rate, seed + 10))
+    for name in ("a", "y"):
+        layer = bench.layers[name]
+        least = min(c.error for c in bench.candidates(layer))
+        for enough in (0.01, 0.05, 0.2):
+            found = bench.least_error(layer, enough=enough)
+            assert found <= least
+            assert found == 0 or found >= enough
+    if rate == 0:
+        assert bench.least_error(bench.layers["a"], enough=0.05) > 0
+
+
+def test_nothing_is_known_of_a_layer_with_data_or_one_that_is_left_alone():
+    accumulator = MomentAccumulator(20 * 9)
+    accumulator.add(np.random.default_rng(0).standard_normal((400, 180)))
+    bench = opened(moments={"a": accumulator.result()})
+    assert bench.least_error(bench.layers["a"], enough=0.01) == 0
+    assert bench.least_error(bench.layers["b"], enough=0.01) == 0
+
+
+def test_only_so_many_decompositions_are_held(monkeypatch):
+    monkeypatch.setattr("onnxslim1x1.search.workbench._MOST_HELD", 5000)
+    bench = opened()
+    for name in ("a", "y", "a"):
+        bench.candidates(bench.layers[name])
+        bench.decomposition(bench.layers[name], REDUCE)
+        assert {key[0] for key in bench._decompositions} == {name}
