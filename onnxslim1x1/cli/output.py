@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from onnxslim1x1.cli.exits import EXIT_UNUSABLE
-from onnxslim1x1.report.style import Table
+from onnxslim1x1.report.style import Table, lines_of
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -32,12 +31,9 @@ def print_report(*parts: str | Table) -> None:
     bold, plain = ("\x1b[1m", "\x1b[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
     with _open_pipe():
         for part in parts:
+            lines = lines_of(part, terminal_width())
             if isinstance(part, Table):
-                header, *rest = part.lines()
-                lines = [f"{bold}{header}{plain}", *rest]
-            else:
-                lines = [line for whole in part.split("\n") for line in textwrap.wrap(
-                    whole, terminal_width(), break_on_hyphens=False, replace_whitespace=False) or [""]]
+                lines[0] = f"{bold}{lines[0]}{plain}"
             sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 

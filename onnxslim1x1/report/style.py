@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,14 @@ class Table:
         """Header, rule and rows, all of one width."""
         align = ["left" if number in self.left else "right" for number in range(len(self.headers))]
         return tabulate(self.rows, self.headers, tablefmt=_FORMAT, colalign=align, disable_numparse=True).split("\n")
+
+
+def lines_of(part: str | Table, width: int) -> list[str]:
+    """Lines of a table as they are, and of a text wrapped to a width."""
+    if isinstance(part, Table):
+        return part.lines()
+    return [line for whole in part.split("\n") for line in textwrap.wrap(
+        whole, width, break_on_hyphens=False, replace_whitespace=False) or [""]]
 
 
 def named_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (),

@@ -1,16 +1,14 @@
 """An analysis as tables of 80 to 160 columns and as JSON, for layers as they occur in real networks."""
 
 import dataclasses
-import io
 import json
 import math
 
 import pytest
-from rich.console import Console
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.report.analysis import SORT_KEYS, analysis_json, analysis_report, other_operators, sorted_layers
-from onnxslim1x1.report.style import WIDE, Table
+from onnxslim1x1.report.style import WIDE, Table, lines_of
 from onnxslim1x1.runtime.benchmark import Latency
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
@@ -127,10 +125,7 @@ def node(index, name, op, **changes):
 
 
 def rendered(parts, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
-    return console.file.getvalue().splitlines()
+    return [line for part in parts for line in lines_of(part, width)]
 
 
 def assert_whole(table, lines):

@@ -1,23 +1,20 @@
 """Two models side by side in a terminal of 80 and of 160 columns, and as JSON."""
 
 import dataclasses
-import io
 import json
 
 import pytest
-from rich.console import Console
 
 from onnxslim1x1.report.analysis import SORT_KEYS
 from onnxslim1x1.report.comparison import comparison_json, comparison_report, sorted_matches
 from onnxslim1x1.report.format import change
+from onnxslim1x1.report.style import lines_of
 from onnxslim1x1.search.comparison import Pair, compare
 
 
 def rendered(comparison, *, wide=False, sort="graph", top=None):
-    console = Console(file=io.StringIO(), width=160 if wide else 80, highlight=False, markup=False)
-    for part in comparison_report(comparison, sorted_matches(comparison, sort, top), wide=wide):
-        console.print(part)
-    return console.file.getvalue().splitlines()
+    parts = comparison_report(comparison, sorted_matches(comparison, sort, top), wide=wide)
+    return [line for part in parts for line in lines_of(part, 160 if wide else 80)]
 
 
 def row(lines, name):

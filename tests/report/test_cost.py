@@ -1,17 +1,15 @@
 """The arithmetic of `cost`, against formulas of its own and the published GoogLeNet example."""
 
-import io
 import json
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from onnxslim1x1.errors import OptionError, RankError
 from onnxslim1x1.report.cost import cost_json, cost_report, cost_rows, geometry
-from onnxslim1x1.report.style import Table
+from onnxslim1x1.report.style import Table, lines_of
 
 DRAWN = settings(derandomize=True, deadline=None, database=None, max_examples=80)
 
@@ -22,10 +20,7 @@ def spec_of(sizes=(14, 11, 480), filters=48, kernel=(5, 3), **changes):
 
 
 def rendered(parts, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
-    return console.file.getvalue().splitlines()
+    return [line for part in parts for line in lines_of(part, width)]
 
 
 def test_the_example_of_googlenet():

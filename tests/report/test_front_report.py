@@ -1,7 +1,6 @@
 """A front as a table, as JSON and as a picture."""
 
 import dataclasses
-import io
 import json
 import math
 import re
@@ -10,12 +9,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.front import LOSS_LABELS, front_json, front_report, small
 from onnxslim1x1.report.plot import front_image, require_drawable
-from onnxslim1x1.report.style import Table
+from onnxslim1x1.report.style import Table, lines_of
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search.front import Front, FrontPoint, Measurement
@@ -53,10 +51,7 @@ def from_weights():
 
 
 def rendered(parts, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+    return [line.rstrip() for part in parts for line in lines_of(part, width)]
 
 
 # ---- the table ----

@@ -1,15 +1,13 @@
 """Plans, and what became of them, as tables and as JSON."""
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from onnxslim1x1.report.plan import apply_json, apply_report, basis_line, plan_json, plan_report
-from onnxslim1x1.report.style import Table
+from onnxslim1x1.report.style import Table, lines_of
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.search.pipeline import RewriteResult
@@ -42,10 +40,7 @@ def result(notes=("a note",), frozen=0, **changes):
 
 
 def rendered(parts, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
-    return console.file.getvalue().splitlines()
+    return [line for part in parts for line in lines_of(part, width)]
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -1,17 +1,15 @@
 """The outcome of `slim` as tables and as JSON."""
 
 import dataclasses
-import io
 import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import onnxslim1x1
 from onnxslim1x1.api import SlimResult
 from onnxslim1x1.report.slimming import layer_table, outcome_line, slim_json, slim_report
-from onnxslim1x1.report.style import Table
+from onnxslim1x1.report.style import Table, lines_of
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import OutputDiff
 from onnxslim1x1.runtime.hardware import Environment
@@ -70,10 +68,7 @@ def result(**changes):
 
 
 def rendered(parts, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
-    return console.file.getvalue().splitlines()
+    return [line for part in parts for line in lines_of(part, width)]
 
 
 def text(found, width=160):

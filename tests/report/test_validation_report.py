@@ -1,14 +1,12 @@
 """A validation as tables, lines and JSON: nothing cut off at 80 columns, every number a number."""
 
 import dataclasses
-import io
 import json
 import math
 
 import pytest
-from rich.console import Console
 
-from onnxslim1x1.report.style import Table
+from onnxslim1x1.report.style import Table, lines_of
 from onnxslim1x1.report.validation import (
     before_and_after,
     gate_lines,
@@ -55,10 +53,7 @@ def report(**changes):
 
 
 def rendered(parts, width):
-    console = Console(file=io.StringIO(), width=width, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
-    return console.file.getvalue().splitlines()
+    return [line for part in parts for line in lines_of(part, width)]
 
 
 def assert_numbers_are_whole(table, width):
