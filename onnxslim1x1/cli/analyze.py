@@ -9,7 +9,7 @@ import typer
 
 from onnxslim1x1.cli.groups import grouped
 from onnxslim1x1.cli.options import ImageFlags, ModelArgument, OutputFlags, RunFlags
-from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar, terminal_width
+from onnxslim1x1.cli.output import print_json, progress_bar, show
 from onnxslim1x1.cli.reports import ReportFlags
 from onnxslim1x1.errors import OptionError
 
@@ -54,6 +54,4 @@ def command(
     if out.json:
         print_json(shown.document())
     elif not files.print_instead:
-        for warning in shown.warnings:
-            note(warning)
-        print_report(*shown.tables(terminal_width(), nodes=nodes))
+        show(shown, nodes=nodes)

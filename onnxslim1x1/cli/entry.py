@@ -31,8 +31,8 @@ def run() -> None:
 
 
 def _command() -> None:
-    from onnxslim1x1.cli.main import main
     from onnxslim1x1.cli.output import give_up
+    from onnxslim1x1.cli.quick import main
     from onnxslim1x1.runtime.watch import WATCH
 
     WATCH.give_up = give_up

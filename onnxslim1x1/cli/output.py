@@ -8,10 +8,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxslim1x1.cli.exits import EXIT_UNUSABLE
 from onnxslim1x1.report.style import Table, lines_of
+
+if TYPE_CHECKING:
+    from onnxslim1x1.report.views import AnalysisView, ComparisonView
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -50,6 +53,13 @@ def _open_pipe() -> Iterator[None]:
 def note(text: str, kind: str = "note") -> None:
     """One line on standard error."""
     sys.stderr.write(f"{kind}: {text}\n")
+
+
+def show(shown: AnalysisView | ComparisonView, *, nodes: bool = False) -> None:
+    """Print an analysis or a comparison, its warnings on standard error."""
+    for warning in shown.warnings:
+        note(warning)
+    print_report(*shown.tables(terminal_width(), nodes=nodes))
 
 
 @contextmanager

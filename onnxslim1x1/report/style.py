@@ -8,16 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tabulate import DataRow, TableFormat, tabulate
-from tabulate import Line as TableLine
+from tabulate import tabulate
 
 from onnxslim1x1.report.format import fitted
 
 NARROW = 80  # columns that every table fits into
 WIDE = 160  # columns of a terminal from which on tables show everything
 _GAP = 2
-_ROW = DataRow("", " " * _GAP, "")
-_FORMAT = TableFormat(None, TableLine("", "─", "─" * _GAP, ""), None, None, _ROW, _ROW, 0, None)
 
 
 class Column(NamedTuple):
@@ -49,7 +46,9 @@ class Table:
     def lines(self) -> list[str]:
         """Header, rule and rows, all of one width."""
         align = ["left" if number in self.left else "right" for number in range(len(self.headers))]
-        return tabulate(self.rows, self.headers, tablefmt=_FORMAT, colalign=align, disable_numparse=True).split("\n")
+        header, *rows = tabulate((self.headers, *self.rows), tablefmt="plain", colalign=align,
+                                 disable_numparse=True).split("\n")  # headers of its own are wider than they need be
+        return [header, "─" * max(map(len, (header, *rows))), *rows]
 
 
 def lines_of(part: str | Table, width: int) -> list[str]:
