@@ -7,6 +7,7 @@ without it, a mean far above the spread cancels all digits of the covariance (Ch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 _ROWS_AT_ONCE = 4096
+_SLAB = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -64,11 +66,11 @@ class Moments:
         count = self.count + other.count
         mine, theirs = self.count / count, other.count / count
         apart = other.mean.astype(np.float64) - self.mean
-        covariance = mine * self.covariance.astype(np.float64)
-        covariance += theirs * other.covariance
-        covariance += mine * theirs * np.outer(apart, apart)
-        return Moments(mean=(self.mean + theirs * apart).astype(np.float32), covariance=covariance.astype(np.float32),
-                       count=count)
+        covariance = np.empty(self.covariance.shape, dtype=np.float32)
+        for part in _slabs(len(apart)):
+            covariance[part] = (mine * self.covariance[part].astype(np.float64) + theirs * other.covariance[part]
+                                + np.outer(mine * theirs * apart[part], apart))
+        return Moments(mean=(self.mean + theirs * apart).astype(np.float32), covariance=covariance, count=count)
 
 
 class MomentAccumulator:
@@ -114,6 +116,13 @@ class MomentAccumulator:
         if self._shift is None:
             raise ValueError("no rows were added")
         offset = self._sum / self._count
-        covariance = self._outer / self._count - np.outer(offset, offset)
+        covariance = np.empty(self._outer.shape, dtype=np.float32)
+        for part in _slabs(len(offset)):
+            covariance[part] = self._outer[part] / self._count - np.outer(offset[part], offset)
         mean = (self._shift + offset).astype(np.float32)
-        return Moments(mean=mean, covariance=covariance.astype(np.float32), count=self._count)
+        return Moments(mean=mean, covariance=covariance, count=self._count)
+
+
+def _slabs(size: int) -> Iterator[slice]:
+    """Rows of a large matrix a few at a time, so that what is computed from them stays in the cache."""
+    return (slice(start, start + _SLAB) for start in range(0, size, _SLAB))

@@ -31,7 +31,7 @@ class Regression:
     inputs: Moments
 
 
-def regress(joint: Moments, start: Matrix, *, ridge: float) -> Regression:
+def regress(joint: Moments, start: Matrix, *, ridge: float, dtype: type[np.floating[Any]] = np.float64) -> Regression:
     """Map from inputs x (d,) to targets t (O,) that stays near known weights.
 
     ``M = (S_tx + l W) (S_xx + l I)^-1`` with l = ridge * tr(S_xx) / d.
@@ -40,17 +40,20 @@ def regress(joint: Moments, start: Matrix, *, ridge: float) -> Regression:
         joint: moments of the rows (x, t), of dimension d + O.
         start: W (O, d).
         ridge: relative to the mean variance of the inputs.
+        dtype: to solve in.
     """
     from scipy.linalg import cho_factor, cho_solve
 
     size = start.shape[1]
     mean, covariance = joint.mean.astype(np.float64), joint.covariance
     inputs = Moments(mean=joint.mean[:size], covariance=covariance[:size, :size], count=joint.count)
-    gram = inputs.covariance.astype(np.float64)
+    gram = inputs.covariance.astype(dtype)
     added = ridge * max(float(np.trace(gram)) / size, 1e-30)
     gram[np.diag_indices(size)] += added
     cross = covariance[size:, :size].astype(np.float64) + added * start
-    matrix: Any = cho_solve(cho_factor(gram, overwrite_a=True, check_finite=False), cross.T, check_finite=False).T
+    solved: Any = cho_solve(cho_factor(gram, overwrite_a=True, check_finite=False), cross.T.astype(dtype),
+                            check_finite=False)
+    matrix: Matrix = solved.T.astype(np.float64)
     return Regression(map=Affine(matrix=matrix, bias=mean[size:] - matrix @ mean[:size]), inputs=inputs)
 
 
@@ -66,13 +69,16 @@ def squared_error(found: Affine, joint: Moments, *, root: Matrix | None = None) 
     mean, covariance = joint.mean.astype(np.float64), joint.covariance
     shift = found.matrix @ mean[:size] + found.bias - mean[size:]
     cross = found.matrix @ covariance[:size, size:].astype(np.float64)
-    error = found.matrix @ covariance[:size, :size].astype(np.float64) @ found.matrix.T
+    seen = found.matrix.astype(covariance.dtype) @ covariance[:size, :size]  # not worth a copy of it in float64
+    error = seen.astype(np.float64) @ found.matrix.T
     error += covariance[size:, size:] + np.outer(shift, shift) - cross - cross.T
     return float(np.trace(error) if root is None else np.vdot(root @ error, root))
 
 
 def best_ridge(fitting: Moments, checking: Moments, start: Matrix, *, root: Matrix | None = None) -> float:
     """The ridge of `regress` whose map, fitted to some rows, errs least on others; tried from the strongest down.
+
+    The choice is made in float32: the maps of two ridges differ by far more than its rounding.
 
     Args:
         fitting: moments of the rows (x, t) to fit to.
@@ -82,7 +88,7 @@ def best_ridge(fitting: Moments, checking: Moments, start: Matrix, *, root: Matr
     """
     chosen, least = RIDGES[0], np.inf
     for ridge in RIDGES:
-        error = squared_error(regress(fitting, start, ridge=ridge).map, checking, root=root)
+        error = squared_error(regress(fitting, start, ridge=ridge, dtype=np.float32).map, checking, root=root)
         if error >= least:
             break
         chosen, least = ridge, error

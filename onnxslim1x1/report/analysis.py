@@ -23,6 +23,8 @@ SORT_KEYS = ("graph", "time", "macs", "params", "gain")
 
 _SPARK = 6  # characters
 _KERNELS = 18
+_LEAST_NAME = 5
+_GAP = 2  # between columns
 _MOST_UNMAPPED = 3
 _BUSY = 1.25  # median over 10 % quantile: it is below 1.1 on a quiet machine
 _NO_SPECTRA = LayerSpectra(inputs=None, outputs=None, positions=None, separable=None)
@@ -58,22 +60,44 @@ def _narrow_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
     rows = [(p.layer.name, geometry(p.layer.spec), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
              _roof(p.roof, short=True), sparkline(_shown(p).inputs, _SPARK), _verdict(p),
              ms(p.proposal.time_s) if p.proposal and p.time_s else "") for p in layers]
-    return named_table(("layer", "kernel", "MACs", "ms", "share", "roof", "inputs", "rewrite", "after"), rows,
-                       left=(6, 7))
+    return _fitted_table(("layer", "kernel", "MACs", "ms", "share", "roof", "inputs", "rewrite", "after"), rows,
+                         left=("inputs", "rewrite"), optional=("share", "MACs"), width=NARROW)
 
 
 def _wide_table(analysis: Analysis, layers: Sequence[LayerProfile]) -> Table:
+    if analysis.profile is None:
+        return named_table(("layer", "kind", "kernel", "in", "out", "params", "MACs", "share", "MAC/B", "rewrite"), [
+            (p.layer.name, p.layer.kind, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
+             count(p.params), count(p.macs), percent(p.macs, analysis.macs), _decimal(p.intensity), _verdict(p))
+            for p in layers], left=(1, 9), width=WIDE)
     rows = []
     for p in layers:
-        rate, intensity, after, spectra = p.gmacs_per_s, p.intensity, p.proposal, _shown(p)
+        after, spectra = p.proposal, _shown(p)
         rows.append((
             p.layer.name, geometry(p.layer.spec), shape(p.layer.in_shape), shape(p.layer.out_shape),
             count(p.params), count(p.macs), ms(p.time_s), percent(p.time_s, analysis.time_s),
-            "-" if rate is None else f"{rate:.1f}", "-" if intensity is None else f"{intensity:.1f}", _roof(p.roof),
+            _decimal(p.gmacs_per_s), _decimal(p.intensity), _roof(p.roof),
             sparkline(spectra.inputs, _SPARK), sparkline(spectra.outputs, _SPARK),
             _verdict(p), f"{after.error:.3f}" if after else "", ms(after.time_s) if after and p.time_s else ""))
-    return named_table(("layer", "kernel", "in", "out", "params", "MACs", "ms", "share", "GMAC/s", "MAC/B", "roof",
-                        "inputs", "outputs", "rewrite", "error", "after"), rows, left=(11, 12, 13), width=WIDE)
+    return _fitted_table(("layer", "kernel", "in", "out", "params", "MACs", "ms", "share", "GMAC/s", "MAC/B", "roof",
+                          "inputs", "outputs", "rewrite", "error", "after"), rows,
+                         left=("inputs", "outputs", "rewrite"), optional=("params", "MAC/B", "share"), width=WIDE)
+
+
+def _fitted_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[str],
+                  optional: Sequence[str], width: int) -> Table:
+    """A table within `width`; `optional` columns are left out, the first of them first, until it fits."""
+    columns = dict(zip(headers, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(headers, ())
+    droppable = list(optional)
+    while droppable and _LEAST_NAME + sum(max(map(len, (header, *cells))) + _GAP for header, cells in columns.items()
+                                          if header != headers[0]) > width:
+        del columns[droppable.pop(0)]
+    return named_table(tuple(columns), list(zip(*columns.values(), strict=True)), width=width,
+                       left=[number for number, header in enumerate(columns) if header in left])
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def _roof(place: RoofPlace | None, *, short: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 from zlib import crc32
@@ -19,6 +20,11 @@ from onnxslim1x1.spec import ConvSpec
 ROWS_PER_COLUMN = 10  # a regression needs more rows than a covariance
 LEAST_ROWS = 40_000
 CHECKED = 4  # every so manieth image checks what was fitted to the others
+
+
+def rows_per_column(spec: ConvSpec, images: int) -> float:
+    """How many samples so many images hold of a layer, relative to the length of its patches; 0 for an unknown size."""
+    return images * math.prod(spec.out_size or (0,)) / spec.patch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -70,7 +70,7 @@ class Roofline:
     """Measured limits of a machine.
 
     Attributes:
-        peak: MACs per second of the fastest of a few well-shaped layers.
+        peak: MACs per second of the fastest of a few well-shaped layers, in float32.
         bandwidth: bytes per second that large elementwise operators read and write, from and to memory.
         provider: execution provider.
         threads: intra-op threads that were asked for; 0 leaves the choice to onnxruntime.

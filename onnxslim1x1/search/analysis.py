@@ -27,12 +27,12 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """The rewrite of one layer that the spectrum of its weights suggests.
+    """The rewrite of one layer that its spectra suggest.
 
     Attributes:
         strategy: family.
         ranks: one per seam.
-        error: relative error of the weights, ``||W - F||_F / ||W||_F``.
+        error: relative error of the outputs where images were given, else of the weights, ``||W - F||_F / ||W||_F``.
         cost: of the chain.
         speedup: measured time of the layer alone, old over new.
         time_s: seconds expected in the model, the layer's measured time divided by the speed-up.
@@ -218,7 +218,7 @@ def layer_profiles(layers: Sequence[Layer], *, times: Mapping[int, float] | None
         layers: in graph order.
         times: measured seconds by node index; a node that is missing was not measured.
         bench: gives the spectra.
-        max_error: largest relative weight error of a proposal.
+        max_error: largest relative error of a proposal.
         measure: speed-up (old/new) of a chain over a layer.
         progress: is told the fraction of layers that are done.
     """

@@ -50,9 +50,11 @@ def inspect(model: Model, wanted: Inspection, options: RunOptions) -> Analysis:
                      opset=model.opset, environment=None, layers=(), profile=None, warnings=notes,
                      file_bytes=file_bytes(model))
     moved = moved_bytes(model, layers)
+    costs = replace(plain, layers=tuple(replace(p, bytes=moved.get(p.layer.name)) for p in layer_profiles(layers)))
     if not wanted.measure:
-        return replace(plain, layers=tuple(replace(p, bytes=moved.get(p.layer.name)) for p in layer_profiles(layers)))
-    from onnxslim1x1.search.measuring import Subject, measured_analysis  # what only measuring needs
+        return costs
+    from onnxslim1x1.search.measuring import Subject, measured_analysis, profiled  # what only measuring needs
 
     subject = Subject(model=model, layers=layers, shapes=shapes, moved=moved)
-    return measured_analysis(plain, subject, options, calibration=wanted.calibration, max_error=wanted.max_error)
+    return measured_analysis(costs, subject, profiled(subject, options), options, calibration=wanted.calibration,
+                             max_error=wanted.max_error)

@@ -14,7 +14,7 @@ from onnxslim1x1.runtime.inputs import model_inputs
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.profile import PROFILE_SETTINGS, ModelProfile, profile_model
 from onnxslim1x1.runtime.roofline import measured_roofline
-from onnxslim1x1.runtime.session import random_feeds
+from onnxslim1x1.runtime.session import CPU, random_feeds
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import MOMENTS_CODE, code_digest, model_shelf, moments_of
 from onnxslim1x1.search import curves
@@ -28,6 +28,7 @@ ERROR_FROM_DATA = 0.1  # of the outputs
 
 _LONGEST_PATCH = 6144  # columns of a covariance, whose square is held several times
 _TOO_FAST = 1.1  # of the roof: a layer that is bound by arithmetic shows then that the roof is too low
+_TOO_LITTLE = 0.5  # of a run, for all kernels of a provider that waits for each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,25 +41,39 @@ class Subject:
     moved: Mapping[str, int]
 
 
-def measured_analysis(plain: Analysis, subject: Subject, options: RunOptions, *,
+def profiled(subject: Subject, options: RunOptions) -> ModelProfile:
+    """Where the time of a model goes, on seeded random inputs.
+
+    Raises:
+        DataError: an input cannot be fed.
+        RuntimeFailure: onnxruntime cannot run the model.
+        OptionError: the provider is not offered.
+    """
+    settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
+    feeds = random_feeds(model_inputs(subject.model, subject.shapes), seed=options.seed)
+    return profile_model(subject.model.inlined(), feeds, settings=settings, where=subject.model.where,
+                         progress=options.stage("profiling"))
+
+
+def measured_analysis(costs: Analysis, subject: Subject, profile: ModelProfile, options: RunOptions, *,
                       calibration: DataOptions | None = None, max_error: float | None = None) -> Analysis:
     """An analysis with times, roofline, curves and proposals.
 
     Args:
-        plain: what is known without measuring; its layers are made here.
+        costs: what is known without measuring.
         subject: the model.
+        profile: of it.
         options: threads, provider, seed, progress and store.
         calibration: real inputs, unlabelled, that curves and proposals rest on, too.
         max_error: largest relative error of a proposal, of the outputs with calibration, else of the weights; None for
             `ERROR_FROM_DATA` or `ERROR_FROM_WEIGHTS`.
 
     Raises:
-        RuntimeFailure: onnxruntime cannot run the model.
-        OptionError: the provider or the images do not fit.
+        RuntimeFailure: onnxruntime cannot run the model on the images, or a layer alone.
+        OptionError: the images do not fit.
         ModelError, DataError: weights or images cannot be used.
     """
     layers = subject.layers
-    profile = _profile(subject, options)
     roofline = measured_roofline(threads=options.threads, provider=options.provider, store=options.store)
     bench, place, notes = _bench(subject, calibration, options)
     redundancy = curves.study(bench, layers, place, progress=options.stage("spectra"))
@@ -70,15 +85,9 @@ def measured_analysis(plain: Analysis, subject: Subject, options: RunOptions, *,
     nodes = node_profiles(subject.model.proto.graph.node, profile.nodes)
     found = tuple(placed(replace(p, bytes=subject.moved.get(p.layer.name)), nodes[p.layer.index],
                          roofline=roofline, redundancy=redundancy[p.layer.name]) for p in profiles)
-    return replace(plain, environment=environment(threads=options.threads, provider=options.provider), layers=found,
-                   profile=profile, roofline=roofline, nodes=nodes, warnings=plain.warnings + notes + _doubts(found))
-
-
-def _profile(subject: Subject, options: RunOptions) -> ModelProfile:
-    settings = replace(PROFILE_SETTINGS, threads=options.threads, provider=options.provider)
-    feeds = random_feeds(model_inputs(subject.model, subject.shapes), seed=options.seed)
-    return profile_model(subject.model.inlined(), feeds, settings=settings, where=subject.model.where,
-                         progress=options.stage("profiling"))
+    return replace(costs, environment=environment(threads=options.threads, provider=options.provider), layers=found,
+                   profile=profile, roofline=roofline, nodes=nodes,
+                   warnings=costs.warnings + notes + _doubts(found, profile))
 
 
 def _times(profile: ModelProfile) -> dict[int, float]:
@@ -112,10 +121,19 @@ def _place(shelf: Shelf, data: Dataset | None, block: int, options: RunOptions) 
     return shelf.at(block=block, code=code_digest(*curves.CODE, *MOMENTS_CODE), **images)
 
 
-def _doubts(layers: Sequence[LayerProfile]) -> tuple[str, ...]:
-    """What speaks against the roofline: layers that are faster than it allows."""
+def _doubts(layers: Sequence[LayerProfile], profile: ModelProfile) -> tuple[str, ...]:
+    """What speaks against the figures: layers above the roof, and kernels that take far less time than a run."""
+    doubts: tuple[str, ...] = ()
     fast = [(p.layer.name, p.roof.fraction) for p in layers
             if p.roof and p.roof.bound == "compute" and p.roof.fraction > _TOO_FAST]
-    return () if not fast else (
-        f"{len(fast)} layers run at more than the measured peak of the machine, {fast[0][0]} at {fast[0][1]:.2f} of "
-        "it: it was busy when the peak was measured; run onnxslim1x1 cache --clear, and measure again when it is not",)
+    if fast:
+        doubts += (
+            f"{len(fast)} layers run at more than the measured peak of the machine, {fast[0][0]} at {fast[0][1]:.2f} "
+            "of it: it was busy when the peak was measured; run onnxslim1x1 cache --clear, and measure again when it "
+            "is not",)
+    whole = profile.end_to_end
+    if whole.provider != CPU and profile.total_kernel_s < _TOO_LITTLE * whole.p10_s:
+        doubts += (
+            f"the kernels take only {100 * profile.total_kernel_s / whole.p10_s:.0f}% of a run: {whole.provider} seems "
+            "to run them in the background, and what was recorded is how long it takes to start them",)
+    return doubts

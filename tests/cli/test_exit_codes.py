@@ -229,6 +229,8 @@ INSTALLED = {
     ],
     "usage": [
         ((*ANALYZE, "--nonsense"), 2, "--nonsense"),
+        ((*ANALYZE, "--nodes"), 2, "--nodes: contradicts --no-measure"),
+        ((*ANALYZE, "--calibration", "images.npz"), 2, "--calibration images.npz: contradicts --no-measure"),
         (("analyze",), 2, "model"),
         (("nonsense",), 2, "nonsense"),
     ],

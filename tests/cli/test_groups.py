@@ -99,7 +99,7 @@ def test_a_function_without_groups_keeps_its_options():
 # ---- the groups of the commands ----
 
 @pytest.mark.parametrize(("module", "groups"), [
-    (cost, [OutputFlags]), (analyze, [RunFlags, OutputFlags]),
+    (cost, [OutputFlags]), (analyze, [ImageFlags, RunFlags, OutputFlags]),
     (validate, [DataFlags, GateFlags, RunFlags, OutputFlags]), (plan, [BudgetFlags, ImageFlags, RunFlags, OutputFlags]),
     (slim, [BudgetFlags, DataFlags, GateFlags, RunFlags, OutputFlags])])
 def test_commands_offer_all_options_of_their_groups(module, groups):

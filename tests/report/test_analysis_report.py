@@ -162,6 +162,23 @@ def test_tables_fit(measured, width, wide, kind):
     assert len(set(parts[0].columns[0].cells)) == len(found.layers)  # long names are shortened, and still differ
 
 
+@pytest.mark.parametrize(("width", "wide"), [(80, False), (160, True)])
+@pytest.mark.parametrize("kind", ["reduce", "tucker2", "reduce_spatial", "a_very_long_family"])
+def test_columns_give_way_to_long_proposals(width, wide, kind):
+    found = analysis()
+    layers = [dataclasses.replace(p, proposal=p.proposal and dataclasses.replace(
+        p.proposal, strategy=kind, ranks=(1008, 1008))) for p in found.layers]
+    table = analysis_report(found, layers, wide=wide)[0]
+    lines = rendered([table], width)
+    assert max(map(len, lines)) <= width
+    assert_whole(table, lines)
+    shown = [c.header for c in table.columns]
+    assert {"layer", "kernel", "ms", "roof", "inputs", "rewrite", "after"} <= set(shown)
+    usual = [c.header for c in analysis_report(found, found.layers, wide=wide)[0].columns]
+    assert [header for header in usual if header in shown] == shown
+    assert len(shown) == len(usual) if kind == "reduce" else len(shown) < len(usual) or kind == "tucker2"
+
+
 def test_the_wide_table_says_more_than_the_narrow_one():
     found = analysis()
     narrow, wide = (analysis_report(found, found.layers, wide=flag)[0] for flag in (False, True))
@@ -187,8 +204,13 @@ def test_a_row_holds_the_figures_of_its_layer():
 
 def test_without_a_measurement_there_are_no_empty_columns():
     found = analysis(measured=False)
-    table = analysis_report(found, found.layers, wide=False)[0]
-    assert [c.header for c in table.columns] == ["layer", "kernel", "MACs", "share", "rewrite"]
+    narrow, table = (analysis_report(found, found.layers, wide=wide)[0] for wide in (False, True))
+    assert [c.header for c in narrow.columns] == ["layer", "kernel", "MACs", "share", "rewrite"]
+    assert [c.header for c in table.columns] == ["layer", "kind", "kernel", "in", "out", "params", "MACs", "share",
+                                                 "MAC/B", "rewrite"]
+    row = next(line for line in rendered([table], 160) if "1x25088" in line)
+    assert row.split()[1:] == ["dense", "dense", "1x25088", "1x4096", "103M", "103M", "0.8%", "0.2", "dense"]
+    table = narrow
     row = next(line for line in rendered([table], 100) if line.startswith("video"))
     assert row.split() == ["video/res4a_2/conv3d", "3x3x3/1x2x2", "9.51G", "69.9%", "eligible"]
 

@@ -143,7 +143,7 @@ def test_what_decides_about_moments_is_in_the_key(options, monkeypatch):
     for number, again in enumerate([
             lambda: moments(model, data, other_seed), lambda: moments(changed, data, options),
             lambda: monkeypatch.setattr(calibration, "LEAST_ROWS", 30_000) or moments(model, data, options),
-            lambda: monkeypatch.setattr(stored, "_MOMENTS_CODE", ("spec.py",)) or moments(model, data, options)]):
+            lambda: monkeypatch.setattr(stored, "MOMENTS_CODE", ("spec.py",)) or moments(model, data, options)]):
         again()
         assert data.passes == 2 + number
     other = Images(2)
@@ -228,7 +228,7 @@ def test_weights_in_other_files_count(tmp_path, options):
 
 
 def test_the_code_that_a_key_names_exists():
-    for name in (*stored._MOMENTS_CODE, *stored._WEIGHTING_CODE):
+    for name in (*stored.MOMENTS_CODE, *stored._WEIGHTING_CODE):
         assert (stored._ROOT / name).is_file()
 
 

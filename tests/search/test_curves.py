@@ -1,6 +1,7 @@
 """Curves of the layers on a bench: which layers have them, what is kept of them, and what they share."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -136,3 +137,8 @@ def test_progress_counts_layers():
     bench, told = bench_of(), []
     study(bench, layers(bench), NO_STORE.shelf(), progress=told.append)
     assert told == [0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_the_code_that_a_key_names_exists():
+    root = Path(module.__file__).parents[1]
+    assert all((root / name).exists() for name in module.CODE)

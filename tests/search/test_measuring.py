@@ -1,5 +1,6 @@
 """Whole analyses of small models through the real onnxruntime: what is measured, and that it adds up."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -181,3 +182,20 @@ def test_layers_above_the_roof_are_doubted(model, monkeypatch, peak, warned):
     if warned:
         assert told[0].startswith("4 layers run at more than")
         assert "cache --clear" in told[0]
+
+
+@pytest.mark.parametrize(("provider", "seconds", "warned"), [
+    ("OtherExecutionProvider", 0.4, True), ("OtherExecutionProvider", 0.6, False),
+    ("CPUExecutionProvider", 0.4, False)])
+def test_a_provider_that_does_not_wait_for_its_kernels_is_doubted(model, monkeypatch, provider, seconds, warned):
+    real = measuring.profile_model
+
+    def profile_model(*args, **options):
+        found = real(*args, **options)
+        latency = dataclasses.replace(found.end_to_end, provider=provider, median_s=1.2, p10_s=1.0)
+        return dataclasses.replace(found, end_to_end=latency, total_kernel_s=seconds)
+
+    monkeypatch.setattr(measuring, "profile_model", profile_model)
+    told = [w for w in analysed(model).warnings if "in the background" in w]
+    assert len(told) == warned
+    assert all(w.startswith("the kernels take only 40% of a run: OtherExecutionProvider") for w in told)

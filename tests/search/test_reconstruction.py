@@ -197,9 +197,23 @@ def test_images_that_are_left_out_decide_about_the_ridge(bench):
     assert {*agree, *differ} <= set(RIDGES)
 
 
-def test_three_images_are_too_few_to_leave_one_out(bench):
+def test_three_images_are_too_few_to_leave_one_out(bench, monkeypatch):
+    monkeypatch.setattr(reconstruction, "_LEAST_ROWS", 1.0)
     found = refits(rebuilt(bench, falling(), data=Images(3, seed=0)))
     assert {r.ridge for r in found.values()} == {1.0}
+
+
+@pytest.mark.parametrize(("images", "left"), [(8, {"late"}), (9, set())])  # 35 positions for 60 columns in each image
+def test_a_layer_with_few_samples_is_left_as_it_is(bench, images, left):
+    result = rebuilt(bench, falling(), data=Images(images, seed=1))
+    assert {name for name, refit in refits(result).items() if refit is None} == left
+
+
+def test_what_is_left_as_it_is_can_be_refitted_by_a_plan(bench):
+    few = Images(8, seed=1)
+    plain = symmetric(bench, plan_of(bench, "late"))
+    found = carried_out(bench, plan_of(bench, "late", late=WEAK), data=few)
+    assert np.abs(found["late"].factors[0].weight - plain["late"].factors[0].weight).max() > 1e-3
 
 
 # ---- what layers are fitted to ----
