@@ -90,7 +90,7 @@ def test_a_proposal_is_marked_on_the_curve_of_what_its_error_is_of(analysed):
     """Of the weights without images, else of the outputs on them; a family is recognised by its error alone."""
     layer = analysed.layers[2]
     assert data_of(page_of(analysed))[2]["mark"]["x"] == pytest.approx(50)  # rank 40 of 80 inputs
-    kept = tuple(1 - 0.5 ** r for r in range(1, 40)) + (1.0,)
+    kept = (*(1 - 0.5 ** r for r in range(1, 40)), 1.0)
     seen = LayerSpectra(inputs=None, outputs=EnergyCurve(size=72, kept=kept), positions=None, separable=None)
     proposal = replace(layer.proposal, strategy="expand", ranks=(6,), error=0.5 ** 3)
     layers = (*analysed.layers[:2], replace(layer, activation_spectra=seen, proposal=proposal), *analysed.layers[3:])
