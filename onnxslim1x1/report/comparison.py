@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from onnxslim1x1.report.analysis import analysis_json
 from onnxslim1x1.report.document import document
 from onnxslim1x1.report.facts import UNKNOWN, total_rows
 from onnxslim1x1.report.format import TIME_NOISE, change, count, ms
 from onnxslim1x1.report.style import NARROW, WIDE, Table, named_table
-from onnxslim1x1.search.comparison import Comparison, Match, Pair
+from onnxslim1x1.search.comparison import Comparison, Found, Match, Pair
 
-_ADDED, _REMOVED = "(added)", "(removed)"
+_ADDED, _REMOVED = "added", "removed"
 
 
 def sorted_matches(comparison: Comparison, key: str, top: int | None) -> list[Match]:
@@ -78,9 +78,9 @@ def _name(match: Match) -> str:
 def _became(match: Match) -> str:
     """``=`` for a layer that is still there, else what happened, or what the layers of a chain are called."""
     if not match.before:
-        return _ADDED
+        return f"({_ADDED})"
     if not match.after:
-        return _REMOVED
+        return f"({_REMOVED})"
     if len(match.before) > 1:
         return f"{len(match.before)} to {len(match.after)} layers"
     if len(match.after) > 1:
@@ -90,8 +90,8 @@ def _became(match: Match) -> str:
 
 def _remarks(comparison: Comparison) -> list[str]:
     counts = {kind: sum(m.found == kind for m in comparison.matches)
-              for kind in ("name", "output", "order", "removed", "added")}
-    told = ", ".join(f"{number} {'by ' if kind in ('name', 'output', 'order') else ''}{kind}"
+              for kind in get_args(Found)}
+    told = ", ".join(f"{number} {'by ' if kind not in (_REMOVED, _ADDED) else ''}{kind}"
                      for kind, number in counts.items() if number)
     lines = [f"matched: {told}" if told else "neither model has convolutions or dense layers"]
     if comparison.totals.latency_s.before is not None:

@@ -82,7 +82,7 @@ def _analysed(record: AnalysisRecord) -> dict[str, Any]:
         "title": Path(record.model.path or "model").name, "subtitle": _subtitle(record), "facts": model_facts(record),
         "gain": [*filter(None, [gain(record), headroom(record)])],
         "environment": environment_facts(record.environment) if record.environment else [],
-        "legend": ["MACs", "time"] if measured else ["MACs"],
+        "legend": ["MACs", "time"] if measured else ["MACs"], "roof": record.roofline,
         "details": [_detail(p) for p in record.layers], "first": weights.index(max(weights)) if weights else None,
         "plots": {"overview": plots.overview(record) if drawn else None, "roofline": plots.roofline_plot(record),
                   "spectra": plots.spectra_plot() if spectra else None,
@@ -100,7 +100,7 @@ def _compared(record: ComparisonRecord) -> dict[str, Any]:
         "title": " → ".join(names), "subtitle": _subtitle(record.before, record.after),
         "facts": compared_facts(record), "gain": [],
         "environment": environment_facts(environment) if environment else [],
-        "legend": ["before", "after"], "details": _match_details(record),
+        "legend": ["before", "after"], "roof": None, "details": _match_details(record),
         "first": changes.index(max(changes)) if changes else None,
         "plots": {"overview": plots.compared_bars(record) if record.matches else None, "roofline": None,
                   "spectra": None, "operators": None},
@@ -128,8 +128,9 @@ def _detail(layer: LayerRecord) -> dict[str, Any]:
     if layer.inserted_s:
         facts.append(("reorders and casts for it", f"{1e3 * layer.inserted_s:.3g} ms"))
     if after:
+        of_what = "outputs on the images" if layer.spectra.activations else "weights"
         facts.append(("proposed", f"{after.strategy} at rank {shape(after.ranks)}: {after.speedup:.2f}x as fast alone, "
-                                  f"measured; weights change by {after.error:.3f}"))
+                                  f"measured; its {of_what} change by {after.error:.3f}"))
     if layer.declined:
         facts.append(("left alone", f"{layer.declined.code}: {layer.declined.reason}"))
     return {"name": layer.name, "facts": facts, "curves": _curves(layer), "mark": _mark(layer)}
@@ -167,11 +168,11 @@ def _curves(layer: LayerRecord) -> list[dict[str, Any]]:
 
 def _mark(layer: LayerRecord) -> dict[str, Any] | None:
     """Where the proposed rank lies: on the curve that has the error of the proposal there, whatever its family."""
-    proposal = layer.proposal
-    if proposal is None or len(proposal.ranks) != 1 or layer.spectra.weights is None:
+    proposal, spectra = layer.proposal, layer.spectra.activations or layer.spectra.weights  # what its error is of
+    if proposal is None or len(proposal.ranks) != 1 or spectra is None:
         return None
     rank = proposal.ranks[0]
-    curves: Sequence[CurveRecord] = [c for c in (getattr(layer.spectra.weights, s) for s in _SPACES) if c is not None]
+    curves: Sequence[CurveRecord] = [c for c in (getattr(spectra, space) for space in _SPACES) if c is not None]
     near = min(((abs(_error_at(c, rank) - proposal.error), i) for i, c in enumerate(curves) if rank <= c.size),
                default=None)
     if near is None:

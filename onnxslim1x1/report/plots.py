@@ -160,9 +160,6 @@ def roofline_plot(record: AnalysisRecord) -> LayoutDOM | None:
     plot.line(line, [min(roof.peak, roof.bandwidth * x) / 1e9 for x in line], line_width=2, color=GREY)
     plot.text(x=[right], y=[roof.peak / 1e9], text=[f"{roof.peak / 1e9:.3g} GMAC/s"], text_align="right",
               text_baseline="bottom", text_font_size="11px", text_color=GREY, x_offset=-4, y_offset=-2)
-    slope = (max(left, 1e9 * low / roof.bandwidth) * roof.ridge) ** 0.5  # the middle of what is seen of it
-    plot.text(x=[slope], y=[roof.bandwidth * slope / 1e9], text=[f"{roof.bandwidth / 1e9:.3g} GB/s"],
-              text_align="right", text_baseline="bottom", text_font_size="11px", text_color=GREY, x_offset=-6)
     source = ColumnDataSource({
         "x": xs, "y": ys, "name": [p.name for p in record.layers],
         "size": [6 + 16 * ((p.time_s or 0.0) / whole) ** 0.5 for p in record.layers],

@@ -81,12 +81,12 @@ _MATCHES = (
     Column(key="found", title="matched by", is_text=True),
     Column(key="macs_before", title="MACs"),
     Column(key="macs_after", title="MACs after"),
-    Column(key="macs_ratio", title="change", is_narrow=True),
+    Column(key="macs_ratio", title="MACs change", is_narrow=True),
     Column(key="params_before", title="params"),
     Column(key="params_after", title="params after"),
     Column(key="time_ms_before", title="ms", is_narrow=True),
     Column(key="time_ms_after", title="ms after", is_narrow=True),
-    Column(key="time_ratio", title="change of time"),
+    Column(key="time_ratio", title="time change"),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
 
-Found = Literal["name", "output", "order", "removed", "added"]
+Found = Literal["name", "output", "input", "order", "removed", "added"]
 Number = float | int | None
 
 
@@ -36,8 +36,8 @@ class Match:
     """Layers that stand for one another: one for one, or a chain that took the place of one.
 
     Attributes:
-        found: what they have in common: the name, the tensor that they write, or their geometry and place in the
-            order; or that only the first model (removed) or the second (added) has them.
+        found: what they have in common: the name, the tensor that they write, the one that they read, or their
+            geometry and place in the order; or that only the first model (removed) or the second (added) has them.
         before: names in the first model, in graph order.
         after: names in the second model, in graph order.
         macs: multiply-accumulates of one run.
@@ -116,10 +116,11 @@ def compare(before: Analysis, after: Analysis) -> Comparison:
 def matched(before: Sequence[LayerProfile], after: Sequence[LayerProfile]) -> tuple[Match, ...]:
     """Which layers of two models belong together.
 
-    First those that have a name in common, then those that write one tensor: for certain where the geometry agrees,
-    too (numbers as names may have moved), else with as many output channels. A layer that is not matched and feeds a
-    matched one belongs to it if the chain begins at a tensor that the other model has there. What is left is matched
-    where the order of equal geometries agrees, at last by names and tensors alone.
+    First those that have a name in common, then those that write or read one tensor: for certain where the geometry
+    agrees, too (numbers as names may have moved), else with as many output channels. A layer that is not matched and
+    feeds a matched one belongs to it if the chain begins at a tensor that the other model has there; a chain whose end
+    is called otherwise (a normalization was folded into it, so it writes what that wrote) is found from its beginning.
+    What is left is matched where the order of equal geometries agrees, at last by names and tensors alone.
     """
     pairing = _Pairing(before, after)
     pairing.by_key("name", lambda p: (_name(p), _output(p)), _same_outputs)
@@ -127,7 +128,9 @@ def matched(before: Sequence[LayerProfile], after: Sequence[LayerProfile]) -> tu
     pairing.by_key("output", _output, _same_geometry)
     pairing.by_key("name", _name, _same_outputs)
     pairing.by_key("output", _output, _same_outputs)
+    pairing.by_key("input", lambda p: (p.layer.input, _geometry(p)), _same_geometry)
     pairing.gather_chains()
+    pairing.follow_chains()
     pairing.by_order()
     pairing.by_key("name", _name, lambda *_: True)
     pairing.by_key("output", _output, lambda *_: True)
@@ -175,20 +178,23 @@ class _Pairing:
     def _free(self, side: int) -> list[int]:
         return [i for i in range(len(self._sides[side])) if i not in self._taken[side]]
 
-    def _join(self, found: Found, i: int, j: int) -> None:
-        group = _Group(found, [i], [j])
+    def _join(self, found: Found, before: list[int], after: list[int]) -> None:
+        group = _Group(found, before, after)
         self._groups.append(group)
-        self._taken[0][i] = self._taken[1][j] = group
+        for taken, members in zip(self._taken, (before, after), strict=True):
+            taken.update(dict.fromkeys(members, group))
 
     def by_key(self, found: Found, key: Callable[[LayerProfile], object],
                fits: Callable[[LayerProfile, LayerProfile], bool]) -> None:
-        """Join free layers that have a key in common."""
+        """Join free layers that have a key in common; where several have it, in their order."""
         before, after = self._sides
-        places = {key(after[j]): j for j in self._free(1)}
+        places: dict[object, list[int]] = {}
+        for j in reversed(self._free(1)):
+            places.setdefault(key(after[j]), []).append(j)
         for i in self._free(0):
-            j = places.get(key(before[i]))
-            if j is not None and fits(before[i], after[j]):
-                self._join(found, i, j)
+            left = places.get(key(before[i]))
+            if left and fits(before[i], after[left[-1]]):
+                self._join(found, [i], [left.pop()])
 
     def gather_chains(self) -> None:
         """Add the free layers that lead to a matched one, back to the first tensor that both models have there."""
@@ -211,6 +217,47 @@ class _Pairing:
             lead.append((found, layers[found].layer.input))
         return lead
 
+    def follow_chains(self) -> None:
+        """Join a free layer with free ones in a row that read what it reads and end with what it writes."""
+        for side in (1, 0):
+            readers = self._readers(side)
+            others = self._readers(1 - side)
+            for single in self._free(1 - side):
+                wanted = self._sides[1 - side][single]
+                if self._is_inside(1 - side, single, others):
+                    continue
+                chains = (self._chain(side, start, readers, wanted) for start in readers.get(wanted.layer.input, ()))
+                chain = next(filter(None, chains), None)
+                if chain:
+                    self._join("input", *(([single], chain) if side else (chain, [single])))
+
+    def _readers(self, side: int) -> dict[str, list[int]]:
+        """Free layers by the tensor that they read."""
+        found: dict[str, list[int]] = {}
+        for position in self._free(side):
+            found.setdefault(self._sides[side][position].layer.input, []).append(position)
+        return found
+
+    def _chain(self, side: int, start: int, readers: dict[str, list[int]], wanted: LayerProfile) -> list[int]:
+        """Free layers from `start` on, each fed by the one before, up to one with the output of `wanted`, or none."""
+        chain = [start]
+        while chain[-1] not in self._taken[side]:
+            last = self._sides[side][chain[-1]]
+            if not self._is_inside(side, chain[-1], readers) and _same_outputs(last, wanted) and (
+                    last.layer.out_shape == wanted.layer.out_shape):
+                return chain
+            following = readers.get(_output(last))
+            if not following:
+                break
+            chain.append(following[0])
+        return []
+
+    def _is_inside(self, side: int, position: int, readers: dict[str, list[int]]) -> bool:
+        """Whether a layer is called like a part of the one that it feeds, as `graph.rewrite.replace_layer` does it."""
+        layer = self._sides[side][position]
+        return any(_name(layer).startswith(f"{_name(self._sides[side][reader])}/")
+                   for reader in readers.get(_output(layer), ()))
+
     def by_order(self) -> None:
         """Join free layers of equal geometry where the order of everything around them agrees."""
         if not (self._free(0) and self._free(1)):
@@ -218,7 +265,7 @@ class _Pairing:
         keys = [[self._key(side, i) for i in range(len(self._sides[side]))] for side in (0, 1)]
         for i, j in _aligned(*keys):
             if i not in self._taken[0] and j not in self._taken[1]:
-                self._join("order", i, j)
+                self._join("order", [i], [j])
 
     def _key(self, side: int, position: int) -> tuple[object, ...]:
         group = self._taken[side].get(position)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -12,6 +13,7 @@ from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.documents import record
 from onnxslim1x1.report.page import html_page, require_bokeh
 from onnxslim1x1.report.views import view
+from onnxslim1x1.strategies.redundancy import EnergyCurve, LayerSpectra
 
 
 def document(*analyses, **options):
@@ -78,3 +80,24 @@ def test_what_to_install_is_said_where_bokeh_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "bokeh", None)
     with pytest.raises(OptionError, match=r"--html x\.html: a page needs bokeh \(.*\); pip install 'onnxslim"):
         require_bokeh("--html x.html")
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["rows"]
+
+
+def test_a_proposal_is_marked_on_the_curve_of_what_its_error_is_of(analysed):
+    """Of the weights without images, else of the outputs on them; a family is recognised by its error alone."""
+    layer = analysed.layers[2]
+    assert data_of(page_of(analysed))[2]["mark"]["x"] == pytest.approx(50)  # rank 40 of 80 inputs
+    kept = (*(1 - 0.5 ** r for r in range(1, 40)), 1.0)
+    seen = LayerSpectra(inputs=None, outputs=EnergyCurve(size=72, kept=kept), positions=None, separable=None)
+    proposal = replace(layer.proposal, strategy="expand", ranks=(6,), error=0.5 ** 3)
+    layers = (*analysed.layers[:2], replace(layer, activation_spectra=seen, proposal=proposal), *analysed.layers[3:])
+    found = data_of(page_of(replace(analysed, layers=layers)))[2]
+    assert found["mark"]["x"] == pytest.approx(100 * 6 / 72)
+    assert found["mark"]["text"] == "expand 6"
+    assert "its outputs on the images change by 0.125" in dict(found["facts"])["proposed"]
+    several = replace(proposal, ranks=(6, 9))
+    layers = (*layers[:2], replace(layers[2], proposal=several), *layers[3:])
+    assert data_of(page_of(replace(analysed, layers=layers)))[2]["mark"] is None  # two ranks lie on two curves

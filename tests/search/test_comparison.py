@@ -215,3 +215,55 @@ def test_thousands_of_like_layers_are_no_matter_of_minutes():
     found = matched(many("a"), many("b"))
     assert time.perf_counter() - start < 20  # the square of them would take hours
     assert [(m.before, m.after) for m in found[::4999]] == [((f"a{i}",), (f"b{i}",)) for i in range(0, 20_000, 4999)]
+
+
+# ---- normalizations that are folded ----
+
+FOLDABLE = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 24, 18, 14] image) => (float[1, 32, 18, 14] out) {
+  c1 = Conv <pads = [1, 1, 1, 1]> (image, w1)
+  n1 = BatchNormalization(c1, s32, s32, s32, s32)
+  c2 = Conv(n1, w2)
+  n2 = BatchNormalization(c2, s32, s32, s32, s32)
+  r = Relu(n2)
+  c3 = Conv <pads = [2, 2, 2, 2]> (r, w3)
+  n3 = BatchNormalization(c3, s32, s32, s32, s32)
+  c4 = Conv <pads = [1, 1, 1, 1]> (r, w4)
+  n4 = BatchNormalization(c4, s32, s32, s32, s32)
+  out = Add(n3, n4)
+}"""
+FOLD_SHAPES = {"w1": (32, 24, 3, 3), "w2": (32, 32, 1, 1), "w3": (32, 32, 5, 5), "w4": (32, 32, 3, 3), "s32": (32,)}
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("ranks", [{"n1": 16}, {"n3": 16, "n4": 16}, {"n1": 16, "n3": 24, "n4": 32}, {}])
+def test_layers_that_write_what_a_folded_normalization_wrote_are_found_by_what_they_read(backwards, ranks):
+    """Nodes without names are called like their outputs, which change where a normalization is folded into them."""
+    model = network(FOLDABLE, FOLD_SHAPES, names={})
+    for tensor in model.graph.initializer:
+        if tensor.name == "s32":
+            tensor.raw_data = np.ones(32, np.float32).tobytes()  # a variance is positive
+    wanted = onnxslim1x1.Budget(ranks=ranks, max_error=None if ranks else 1e-9)
+    done = onnxslim1x1.apply(model, onnxslim1x1.plan(model, wanted)) if ranks else None
+    after = done.proto if done else model
+    sides = (analysed(model), analysed(after))
+    found = compare(*(reversed(sides) if backwards else sides)).matches
+    assert len(found) == 4
+    for number, match in enumerate(found, start=1):
+        one, chain = (match.after, match.before) if backwards else (match.before, match.after)
+        assert one == (f"c{number}",)
+        assert chain[-1] == (f"n{number}" if ranks else f"c{number}")
+        assert len(chain) == (2 if f"n{number}" in ranks else 1)
+
+
+def test_equal_layers_that_read_one_tensor_are_paired_in_their_order():
+    text = FOLDABLE.replace("c4 = Conv <pads = [1, 1, 1, 1]>", "c4 = Conv <pads = [2, 2, 2, 2]>")
+    model = network(text, FOLD_SHAPES | {"w4": (32, 32, 5, 5)}, names={})
+    other = onnx.ModelProto()
+    other.CopyFrom(model)
+    for node in other.graph.node:
+        node.output[:] = [f"{o}_" if o.startswith("c") else o for o in node.output]
+        node.input[:] = [f"{i}_" if i.startswith("c") else i for i in node.input]
+    assert shown(compare(analysed(model), analysed(other))) == [
+        ("input", (f"c{i}",), (f"c{i}_",)) for i in range(1, 5)]
