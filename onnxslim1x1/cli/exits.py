@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from onnxslim1x1.errors import (
     DataError,
     InfeasibleBudget,
@@ -43,6 +41,8 @@ def exit_code(error: SlimError) -> int:
 
 def exit_for(report: ValidationReport | None) -> None:
     """Leave with the code of the first kind of gate that failed, if any."""
+    import typer  # codes are known before the parser is loaded
+
     if report is None or report.passed:
         return
     raise typer.Exit(EXIT_LATENCY if report.accuracy_passed else EXIT_ACCURACY)

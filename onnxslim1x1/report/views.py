@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxslim1x1.report.analysis import analysis_json, analysis_report, sorted_layers
-from onnxslim1x1.report.comparison import comparison_json, comparison_report, sorted_matches
 from onnxslim1x1.report.style import WIDE, Table
 from onnxslim1x1.search.analysis import Analysis, LayerProfile
-from onnxslim1x1.search.comparison import Comparison, Match, compare
+
+if TYPE_CHECKING:  # two models are compared less often than one is shown
+    from onnxslim1x1.search.comparison import Comparison, Match
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +49,14 @@ class ComparisonView:
 
     def tables(self, width: int, *, nodes: bool = False) -> list[str | Table]:  # noqa: ARG002  (the same call for both)
         """For a terminal of so many columns; a comparison has no table of nodes."""
+        from onnxslim1x1.report.comparison import comparison_report
+
         return comparison_report(self.comparison, self.matches, wide=width >= WIDE)
 
     def document(self) -> dict[str, Any]:
         """As data."""
+        from onnxslim1x1.report.comparison import comparison_json
+
         return comparison_json(self.comparison, self.matches)
 
 
@@ -65,5 +70,8 @@ def view(analyses: Sequence[Analysis], sort: str, top: int | None) -> AnalysisVi
     """
     if len(analyses) == 1:
         return AnalysisView(analysis=analyses[0], layers=sorted_layers(analyses[0], sort, top))
+    from onnxslim1x1.report.comparison import sorted_matches
+    from onnxslim1x1.search.comparison import compare
+
     found = compare(*analyses)
     return ComparisonView(comparison=found, matches=sorted_matches(found, sort, top))
