@@ -50,7 +50,7 @@ class Place:
             ValueError: they do not fill the shape.
         """
         values = np.empty(math.prod(shape), np.dtype(dtype))
-        left = memoryview(values).cast("B") if values.size else memoryview(b"")
+        left = values.view(np.uint8).data
         with self.path.open("rb", buffering=0) as file:  # five times as fast as numpy's fromfile
             file.seek(self.offset)
             while left:
