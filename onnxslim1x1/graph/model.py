@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.stored import Place, location, place
 from onnxslim1x1.graph.wire import WireError, skeleton
 
-PROTOBUF_LIMIT = 2**31 - 1
 _PLAIN: dict[int, str] = {  # types whose values lie in a file as they lie in memory
     onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.DOUBLE: "<f8", onnx.TensorProto.FLOAT16: "<f2"}
 
@@ -51,7 +50,20 @@ class Model:
     @property
     def source(self) -> Path | bytes:
         """What onnxruntime loads: the path if there is one, else the serialized model."""
-        return self.path if self.path else self.inlined().SerializeToString()
+        return self.path if self.path else self.serialized(self.inlined())
+
+    def serialized(self, proto: onnx.ModelProto) -> bytes:
+        """One message with this model, or a changed copy of it, in memory.
+
+        Raises:
+            ModelError: it is larger than protobuf's limit.
+        """
+        try:
+            message: bytes = proto.SerializeToString()
+        except (EncodeError, ValueError) as error:
+            raise ModelError(f"{self.where}: is too large to be changed and run in memory (protobuf ends at 2 GB); "
+                             "do without --calibration and with --no-validate") from error
+        return message
 
     def array(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """Values of a tensor, read from disk if they are there.
