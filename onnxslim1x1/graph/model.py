@@ -17,6 +17,7 @@ from onnxslim1x1.errors import ModelError
 from onnxslim1x1.graph.stored import Place, location, place
 from onnxslim1x1.graph.wire import WireError, skeleton
 
+_MAPPED = 1 << 26  # bytes of a file that are looked at in one piece, a multiple of every page
 _PLAIN: dict[int, str] = {  # types whose values lie in a file as they lie in memory
     onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.DOUBLE: "<f8", onnx.TensorProto.FLOAT16: "<f2"}
 
@@ -126,8 +127,14 @@ class Model:
         """Digest of the file (of the serialized message for a model in memory), without external data files."""
         if self.path is None:
             return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            for start in range(0, len(view), _MAPPED):  # mapped: nothing is copied
+                with memoryview(view) as whole, whole[start : start + _MAPPED] as part:
+                    digest.update(part)
+                if hasattr(view, "madvise"):  # not everywhere; what was read need not stay
+                    view.madvise(mmap.MADV_DONTNEED, start, min(_MAPPED, len(view) - start))
+        return digest.hexdigest()
 
     def external_files(self) -> tuple[Path, ...]:
         """Files beside the model that hold weights, without the model file itself.
