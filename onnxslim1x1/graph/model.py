@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import ModelError
@@ -19,7 +19,7 @@ from onnxslim1x1.graph.sound import require_text, require_types
 from onnxslim1x1.graph.stored import Place, location, place
 from onnxslim1x1.graph.wire import WireError, skeleton
 
-PROTOBUF_LIMIT = 2**31 - 1
+_MAPPED = 1 << 26  # bytes of a file that are looked at in one piece, a multiple of every page
 _PLAIN: dict[int, str] = {  # types whose values lie in a file as they lie in memory
     onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.DOUBLE: "<f8", onnx.TensorProto.FLOAT16: "<f2"}
 
@@ -54,7 +54,20 @@ class Model:
     @property
     def source(self) -> Path | bytes:
         """What onnxruntime loads: the path if there is one, else the serialized model."""
-        return self.path if self.path else self.inlined().SerializeToString()
+        return self.path if self.path else self.serialized(self.inlined())
+
+    def serialized(self, proto: onnx.ModelProto) -> bytes:
+        """One message with this model, or a changed copy of it, in memory.
+
+        Raises:
+            ModelError: it is larger than protobuf's limit.
+        """
+        try:
+            message: bytes = proto.SerializeToString()
+        except (EncodeError, ValueError) as error:
+            raise ModelError(f"{self.where}: is too large to be changed and run in memory (protobuf ends at 2 GB); "
+                             "do without --calibration and with --no-validate") from error
+        return message
 
     def array(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """Values of a tensor, read from disk if they are there.
@@ -117,8 +130,14 @@ class Model:
         """Digest of the file (of the serialized message for a model in memory), without external data files."""
         if self.path is None:
             return hashlib.sha256(self.proto.SerializeToString(deterministic=True)).hexdigest()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            for start in range(0, len(view), _MAPPED):  # mapped: nothing is copied
+                with memoryview(view) as whole, whole[start : start + _MAPPED] as part:
+                    digest.update(part)
+                if hasattr(view, "madvise"):  # not everywhere; what was read need not stay
+                    view.madvise(mmap.MADV_DONTNEED, start, min(_MAPPED, len(view) - start))
+        return digest.hexdigest()
 
     def external_files(self) -> tuple[Path, ...]:
         """Files beside the model that hold weights, without the model file itself.

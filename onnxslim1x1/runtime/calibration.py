@@ -122,8 +122,7 @@ def with_outputs(model: Model, tensors: Sequence[str]) -> bytes:
     proto = model.inlined()
     have = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(t) for t in tensors if t not in have)
-    serialized: bytes = proto.SerializeToString()
-    return serialized
+    return model.serialized(proto)
 
 
 def rows_per_image(spec: ConvSpec, images: int, *, per_column: int, least: int) -> int:

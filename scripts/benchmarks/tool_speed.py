@@ -1,6 +1,6 @@
 """Time whole processes: ours and its peers on generated networks, and ours on graphs of up to 20,000 nodes.
 
-    python scripts/benchmarks/tool_speed.py --work /tmp/tool-speed
+    python scripts/benchmarks/tool_speed.py /tmp/tool-speed
 
 The folder gets the models (scripts/make_model.py), and two virtual environments: the package as a wheel installs it,
 and the peers of peers.txt; what is there already is used again. Tools take turns, so that a busy moment hits all of
@@ -101,7 +101,7 @@ def cases_for(model: str, path: Path, bins: tuple[Path, Path]) -> list[Case]:
         OURS: [str(ours / OURS), "analyze", "--no-measure", name],
         "onnx-tool": [str(peers / "python"), "-m", "onnx_tool", "-i", name],
         "polygraphy inspect": [str(peers / "polygraphy"), "inspect", "model", name],
-        "onnxslim --inspect": [str(peers / "onnxslim"), "--inspect", name],
+        "onnxslim inspect": [str(peers / "onnxslim"), "--inspect", name],
     }
     slim = {
         OURS: [str(ours / OURS), "slim", "--no-validate", name, "-o", "{out}"],
@@ -201,7 +201,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for models and environments (4 GB)")
+    parser.add_argument("work", type=Path, help="folder for models and environments (4 GB)")
     parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--nodes", nargs="*", type=int, default=list(NODES))
     parser.add_argument("--runs", type=int, default=5)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from google.protobuf.message import EncodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -323,6 +324,18 @@ def test_models_in_memory_have_a_digest_of_their_content():
 def test_what_onnxruntime_loads_is_the_file_or_the_message(model_file):
     assert load(model_file).source == model_file
     assert onnx.ModelProto.FromString(load(conv_model()).source) == conv_model()
+
+
+class TooLarge:
+    """What protobuf does beyond 2 GiB, without 2 GiB."""
+
+    def SerializeToString(self):  # noqa: N802  (protobuf's name)
+        raise EncodeError("Failed to serialize proto")
+
+
+def test_what_protobuf_cannot_hold_is_said_in_one_line():
+    message = refused(load(conv_model()), doing=lambda model: model.serialized(TooLarge()))
+    assert message.startswith("model: is too large to be changed and run in memory")
 
 
 # damage of every kind ends in a ModelError, never in another exception

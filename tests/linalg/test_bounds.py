@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxslim1x1.linalg.bounds import least_tail
+from onnxslim1x1.linalg.bounds import _log_determinant, least_tail
 
 
 def tail(matrix, rank):
@@ -70,3 +70,12 @@ def test_nothing_is_said_where_nothing_can_be(values):
 def test_single_precision_gives_up_silently(value):
     values = np.full((5, 9), value, np.float32)
     assert least_tail(values, 2) == 0.0
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256, 257, 700])
+def test_the_determinant_of_many_blocks(size):
+    rows = np.random.default_rng(size).standard_normal((size, 2 * size))
+    product = (rows @ rows.T).astype(np.float32)
+    assert _log_determinant(product.copy()) == pytest.approx(np.linalg.slogdet(product.astype(np.float64))[1], rel=1e-4)
+    product[-1, -1] = -1.0
+    assert _log_determinant(product) == -np.inf
