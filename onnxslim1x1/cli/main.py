@@ -40,7 +40,7 @@ def main() -> None:
     """Run the command line; every failure is one line on standard error and a documented exit code."""
     try:
         result = app(standalone_mode=False)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", EXIT_INTERRUPTED)
     except _UsageError as error:
         if len(sys.argv) == 1:  # no command: the message is the help
