@@ -14,19 +14,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from onnxslim1x1 import api
 from onnxslim1x1.graph.model import load
+from onnxslim1x1.runtime.inputs import layers_with_shapes
 from onnxslim1x1.runtime.options import RunOptions
+from onnxslim1x1.search.analysis import layer_profiles
 from trials.variants import write_variants
 
 Table = list[tuple[Any, ...]]
 
 
-def layer_table(model: Path, shapes: dict[str, tuple[int, ...]]) -> Table:
+def layer_table(path: Path, shapes: dict[str, tuple[int, ...]]) -> Table:
     """One row a layer, without what depends on the machine."""
-    found = api.analyze(model, run=RunOptions(input_shapes=shapes), measure=False)
+    model = load(path)
+    layers = layers_with_shapes(model, RunOptions(input_shapes=shapes).shapes(model), run=True)
     return [(p.layer.name, p.layer.op_type, p.layer.kind, p.layer.spec, p.layer.in_shape, p.layer.out_shape, p.params,
-             p.macs, p.declined.code if p.declined else None) for p in found.layers]
+             p.macs, p.declined.code if p.declined else None) for p in layer_profiles(layers)]
 
 
 def differences(wanted: Table, found: Table) -> list[str]:

@@ -7,11 +7,13 @@ imported yet. Where there is no fork (Windows), the command runs in this process
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 
+_TERMINAL_S = 0.5
 _EXIT_UNUSABLE = 3  # as in `onnxslim1x1.cli.exits`, which would import everything
 
 
@@ -47,11 +49,17 @@ def _end_with_parent(pipe: int) -> None:
 def _wait(child: int) -> int:
     """Status of the child when it has ended; what the parent is told to do meanwhile, the child is told, too."""
     def pass_on(number: int, _: object) -> None:
-        os.kill(child, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    def pass_on_later(number: int, _: object) -> None:
+        later = threading.Timer(_TERMINAL_S, pass_on, (number, None))
+        later.daemon = True
+        later.start()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, pass_on)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the child as well, which says so
+    signal.signal(signal.SIGINT, pass_on_later)  # a terminal sends it to the child as well, which leaves by itself
     return os.waitpid(child, 0)[1]
 
 
@@ -60,7 +68,7 @@ def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return code
-    if -code in (signal.SIGTERM, signal.SIGHUP):
+    if -code in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     name = signal.Signals(-code).name

@@ -55,7 +55,7 @@ def main() -> None:
     try:
         # loading a command and its options takes as long as the work of a quick one
         result = application(asked if asked and asked[0] in COMMANDS else COMMANDS)(standalone_mode=False)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", EXIT_INTERRUPTED)
     except _UsageError as error:
         if len(sys.argv) == 1:  # no command: the message is the help

@@ -103,7 +103,9 @@ def _scope(graph: onnx.GraphProto, outer: Scope, *, uses: Mapping[str, int]) -> 
     derived = ChainMap(own, outer.derived)
     scope = Scope(constants=known, derived=derived, sparse=sparse, uses=uses, shapes=outer.shapes)
     for node in graph.node:
-        if node.op_type != "Constant" and node.input and all(map(scope.is_fixed, filter(None, reads(node)))):
+        if node.op_type == "Constant" or not node.input or not all(map(scope.is_fixed, filter(None, node.input))):
+            continue  # most nodes: what their bodies read need not be looked for
+        if all(map(scope.is_fixed, filter(None, reads(node)))):
             own |= dict.fromkeys(filter(None, node.output), node.op_type)
     return scope
 

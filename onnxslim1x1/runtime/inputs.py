@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from onnxslim1x1.errors import DataError, RuntimeFailure
 from onnxslim1x1.graph.layers import Layer, find_layers
 from onnxslim1x1.graph.model import Model
-from onnxslim1x1.graph.operators import is_known
+from onnxslim1x1.graph.operators import is_float, is_known
 from onnxslim1x1.graph.shapes import Shape, Shapes, fed_inputs
 
 if TYPE_CHECKING:
@@ -69,13 +69,23 @@ def layers_with_shapes(model: Model, shapes: Shapes, *, run: bool) -> tuple[Laye
 
 
 def _observed(model: Model, shapes: Shapes) -> dict[str, Shape]:
-    """Shapes of what the nodes of the main graph read in one run on random inputs; none if that fails."""
+    """Shapes of what the nodes of the main graph read in one run on random inputs; none if that fails.
+
+    A model of a type that onnxruntime does not run is run in float32: the shapes are the same.
+    """
+    from onnxslim1x1.graph.retype import as_float32
     from onnxslim1x1.runtime.profile import observed_input_shapes  # takes longer to load than costs take to count
     from onnxslim1x1.runtime.session import random_feeds
 
     try:
+        proto = model.inlined()
         feeds = random_feeds(model_inputs(model, shapes))
-        observed = observed_input_shapes(model.inlined(), feeds, where=model.where)
+        try:
+            observed = observed_input_shapes(proto, feeds, where=model.where)
+        except RuntimeFailure:
+            single = {name: values.astype(np.float32) if is_float(values.dtype) else values
+                      for name, values in feeds.items()}
+            observed = observed_input_shapes(as_float32(proto), single, where=model.where)
     except (DataError, RuntimeFailure):
         return {}
     nodes = model.proto.graph.node

@@ -68,6 +68,23 @@ def test_whoever_ends_the_program_ends_the_command(number):
     assert ended(child)
 
 
+INTERRUPTIBLE = """(print(os.getpid(), flush=True), setattr(main, "app", lambda **_: time.sleep(60)), real())"""
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_an_interrupt_reaches_the_command_once(whole_group):
+    """From a terminal it goes to both processes, from another program to the first one only."""
+    code = CODE.replace("main.main = ", "real = main.main\nmain.main = ").format(INTERRUPTIBLE)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:
+        child = int(process.stdout.readline())
+        time.sleep(1.0)
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read() == "error: interrupted\n"
+    assert ended(child)
+
+
 def test_giving_up_is_one_line_exit_code_3_and_leaves_no_temporary_folder(tmp_path):
     body = ("(__import__('tempfile').mkdtemp, setattr(main, 'kept', __import__('tempfile').TemporaryDirectory()), "
             "__import__('threading').Timer(0.1, __import__('onnxslim1x1.runtime.watch').runtime.watch.WATCH.give_up, "

@@ -132,3 +132,20 @@ def test_inputs_of_absurd_size_are_not_made():
     spec = InputSpec(name="x", dtype=np.dtype(np.float32), shape=(2**20, 2**10))
     with pytest.raises(DataError, match=r"^input x: random values of shape 1048576,1024 .* --input-shape$"):
         random_feeds([spec])
+
+
+@pytest.mark.parametrize("word", ["bfloat16", "double"])
+def test_types_that_onnxruntime_does_not_run_are_run_in_float32_for_their_shapes(word):
+    kind = {"bfloat16": onnx.TensorProto.BFLOAT16, "double": onnx.TensorProto.DOUBLE}[word]
+    model = dynamic_model().proto
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor).astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = kind
+    loaded = load(model)
+    before = model.SerializeToString()
+    _, hidden = layers_with_shapes(loaded, infer_shapes(loaded), run=True)
+    assert (hidden.spec.in_size, hidden.ineligible) == ((11, 5), None)
+    assert model.SerializeToString() == before
