@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from onnxslim1x1.search.analysis import Proposal
-from onnxslim1x1.search.comparison import Pair
-from onnxslim1x1.spec import ConvSpec, Ineligible
+if TYPE_CHECKING:  # formatting is known before what is formatted is loaded
+    from onnxslim1x1.search.analysis import Proposal
+    from onnxslim1x1.search.comparison import Pair
+    from onnxslim1x1.spec import ConvSpec, Ineligible
 
 TIME_NOISE = 0.05  # relative difference of times in two runs that is not worth a word
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

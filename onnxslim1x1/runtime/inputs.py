@@ -73,6 +73,8 @@ def _observed(model: Model, shapes: Shapes) -> dict[str, Shape]:
 
     A model of a type that onnxruntime does not run is run in float32: the shapes are the same.
     """
+    import numpy as np
+
     from onnxslim1x1.graph.retype import as_float32
     from onnxslim1x1.runtime.profile import observed_input_shapes  # takes longer to load than costs take to count
     from onnxslim1x1.runtime.session import random_feeds
