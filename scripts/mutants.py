@@ -385,7 +385,7 @@ MUTANTS = (
     Mutant(why="the command outlives the program", file="cli/entry.py",
            old="    os.kill(os.getpid(), signal.SIGKILL)\n\n\ndef _wait", new="    return\n\n\ndef _wait",
            tests=("cli/test_entry.py",)),
-    Mutant(why="whoever was quick is given up, too", file="runtime/watch.py", old="        timer.cancel()",
+    Mutant(why="whoever was quick is given up, too", file="runtime/watch.py", old="        done.set()",
            new="        pass", tests=("runtime/test_watch.py",)),
     Mutant(why="names that are no text pass", file="graph/sound.py", old="yield from _of_graph(body)", new="pass",
            tests=("graph/test_sound.py",)),
