@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import jsonschema
@@ -26,10 +27,11 @@ def document(request, analysed, unmeasured, compared):
     return json.loads(json.dumps(view(models[request.param], "graph", None).document(), allow_nan=False))
 
 
-def check(document):
+@cache
+def validator():
     schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(document, schema, jsonschema.Draft202012Validator)
+    return jsonschema.Draft202012Validator(schema)
 
 
 # ---- the schema ----
@@ -39,7 +41,7 @@ def test_the_published_schema_is_what_the_code_means():
 
 
 def test_documents_fit_the_schema(document):
-    check(document)
+    validator().validate(document)
 
 
 def places(value, path=()):
@@ -57,19 +59,16 @@ FREE = ("by_op", "directions")  # objects whose keys are data
 def test_the_schema_refuses_every_unknown_key_and_every_missing_one(document):
     known = [p for p in places(document) if not p or p[-1] not in FREE]
     assert len(known) > 10
-    for path in known[:: max(1, len(known) // 40)]:
+    for path in known[:: max(1, len(known) // 12)]:
         changed = copy.deepcopy(document)
         here = changed
         for step in path:
             here = here[step]
         here["surprise"] = 1
-        with pytest.raises(jsonschema.ValidationError):
-            check(changed)
+        assert not validator().is_valid(changed), path
         del here["surprise"]
-        check(changed)
         here.pop(next(iter(here)))
-        with pytest.raises(jsonschema.ValidationError):
-            check(changed)
+        assert not validator().is_valid(changed), path
 
 
 def test_the_schema_explains_every_key():
