@@ -68,8 +68,8 @@ def test_whoever_ends_the_program_ends_the_command(number):
     assert ended(child)
 
 
-INTERRUPTIBLE = ("(print(os.getpid(), flush=True), setattr(main, 'application', lambda *_: lambda **_: time.sleep(60)), "
-                 "real())")
+INTERRUPTIBLE = ("(print(os.getpid(), flush=True), "
+                 "setattr(main, 'application', lambda *_: lambda **_: time.sleep(60)), real())")
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
