@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 import onnx
-from onnx.helper import tensor_dtype_to_np_dtype
+from onnx.helper import get_all_tensor_dtypes, tensor_dtype_to_np_dtype
 
 from onnxslim1x1.graph.layers import Layer, constants
 from onnxslim1x1.graph.model import Model
@@ -40,5 +40,5 @@ def _sizes(model: Model) -> Mapping[str, int]:
     types = {name: tensor.data_type for name, tensor in constants(model).items()}
     values = (*graph.value_info, *graph.input, *graph.output)
     types |= {value.name: value.type.tensor_type.elem_type for value in values}
-    return {name: tensor_dtype_to_np_dtype(kind).itemsize for name, kind in types.items()
-            if kind not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)}
+    sized = set(get_all_tensor_dtypes()) - {onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING}
+    return {name: tensor_dtype_to_np_dtype(kind).itemsize for name, kind in types.items() if kind in sized}

@@ -60,3 +60,13 @@ def test_what_has_no_shape_is_left_out():
       r = Reshape(x, s)
       y = Conv(r, w)
     }""", w=(6, 8, 1, 1)) == {}
+
+
+def test_a_type_that_nobody_knows_is_as_good_as_none():
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 8, 5, 5] x) => (float[1, 6, 5, 5] y) { y = Conv(x, w) }""")
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((6, 8, 1, 1), np.float32), "w"))
+    proto.graph.output[0].type.tensor_type.elem_type = 29
+    model = load(proto)
+    layers = find_layers(model, {"x": (1, 8, 5, 5), "y": (1, 6, 5, 5)})
+    assert moved_bytes(model, layers) == {"y": 4 * (8 * 25 + 6 * 8 + 6 * 25)}
