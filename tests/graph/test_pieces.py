@@ -34,6 +34,7 @@ def rich_model():
         numpy_helper.from_array(weights(5, 1), "small"), numpy_helper.from_array(weights(3000, 2), "large"),
         helper.make_tensor("as floats", onnx.TensorProto.FLOAT, (3000,), weights(3000, 3)),
         numpy_helper.from_array(weights(400_000, 4).reshape(4, -1), "larger"),
+        numpy_helper.from_array(weights(2000, 5), "behind a gap"),
         numpy_helper.from_array(np.zeros(0, np.float32), "empty")])
     graph.initializer[1].doc_string = "behind the values"
     helper.set_model_props(proto, {"key": "value"})
@@ -78,7 +79,7 @@ def test_two_files_hold_the_same(model, tmp_path):
     assert found == model.inlined()
     places = {t.name: {e.key: e.value for e in t.external_data}
               for t in onnx.load(tmp_path / "n.onnx", load_external_data=False).graph.initializer if t.external_data}
-    assert set(places) == {"large", "larger"}
+    assert set(places) == {"large", "larger", "behind a gap"}
     assert int(places["larger"]["offset"]) % 4096 == 0  # onnxruntime maps it
     assert int(places["large"]["offset"]) % 64 == 0
 
