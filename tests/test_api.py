@@ -283,16 +283,16 @@ def test_what_is_taken_back_costs_what_the_original_costs(path, tmp_path, measur
     assert result.after == result.before
 
 
-def report(latency):
+def report(latencies):
     return ValidationReport(checker=CheckResult(original_ok=True, rewritten_ok=True, message=""), mismatches=(),
-                            outputs=(), classification=None, latency=latency, size_original_bytes=1,
+                            outputs=(), classification=None, latencies=latencies, size_original_bytes=1,
                             size_rewritten_bytes=1, images=1, data="random inputs, seed 0")
 
 
 @pytest.mark.parametrize(("verdict", "open_budget", "explicit"), [
     ((1.5, 1.7), False, False), ((0.98, 1.02), True, False), ((0.7, 0.8), True, True), (None, False, False)])
 def test_not_faster(verdict, open_budget, explicit):
-    found = report(verdict and comparison(*verdict))
+    found = report((comparison(*verdict),) if verdict else ())
     for budget in (Budget(), Budget(max_error=0.1), Budget(include=("a",))):
         assert (api.not_faster(found, budget) is not None) == open_budget
     for budget in (Budget(ranks={"a": 3}), Budget(target_macs=0.5), Budget(target_macs=0.5, max_error=0.1)):

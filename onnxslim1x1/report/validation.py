@@ -93,6 +93,6 @@ def validation_json(report: ValidationReport) -> dict[str, Any]:
     found: dict[str, Any] = jsonable(report)
     found["passed"] = report.passed
     found["warnings"] = list(report.warnings)
-    if report.latency:
-        found["latency"]["verdict"] = report.latency.verdict
+    for one, measured in zip(found["latencies"], report.latencies, strict=True):
+        one["verdict"] = measured.verdict
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError, ModelError, OptionError
-from onnxslim1x1.runtime.benchmark import BenchmarkSettings, compare_models, timing_options
+from onnxslim1x1.runtime.benchmark import BenchmarkSettings, LatencyComparison, compare_models, timing_options
 from onnxslim1x1.runtime.calibration import padded
 from onnxslim1x1.runtime.compare import (
     Classification,
@@ -122,13 +122,13 @@ def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None 
     checker = check_models(original, rewritten)
     paths = (Path(original), Path(rewritten))
     found = _compare_outputs(paths, dataset=dataset, settings=chosen, progress=progress)
-    latency = None
+    latencies: tuple[LatencyComparison, ...] = ()
     if chosen.measure_latency and found.timing_feeds is not None:
         told = None if progress is None else (lambda done: progress("latency", done))
-        latency = compare_models(*paths, feeds=found.timing_feeds, settings=chosen.benchmark, progress=told)
+        latencies = (compare_models(*paths, feeds=found.timing_feeds, settings=chosen.benchmark, progress=told),)
     report = ValidationReport(
         checker=checker, mismatches=found.mismatches, outputs=found.outputs, classification=found.classification,
-        latency=latency, size_original_bytes=sizes[0], size_rewritten_bytes=sizes[1], images=found.images,
+        latencies=latencies, size_original_bytes=sizes[0], size_rewritten_bytes=sizes[1], images=found.images,
         data=dataset.name if dataset is not None else f"random inputs, seed {chosen.seed}",
         cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None,
         random_inputs=dataset is None)

@@ -9,6 +9,7 @@ from typing import Literal
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.runtime.benchmark import LatencyComparison
 from onnxslim1x1.runtime.compare import Classification, Mismatch, OutputDiff
+from onnxslim1x1.runtime.evidence import Figure, Footprint, LayerError, Shifted, WorstSample
 from onnxslim1x1.spec import Cost
 
 GateKind = Literal["accuracy", "latency"]
@@ -80,7 +81,8 @@ class ValidationReport:
         mismatches: inputs and outputs that do not match.
         outputs: differences of the outputs that do.
         classification: agreement of the first output with scores of classes, if there is one.
-        latency: the comparison, unless it was not wanted or the inputs do not match.
+        latencies: one comparison for every wanted batch size and number of threads, the one that gates judge first;
+            empty if none was wanted or the inputs do not match.
         size_original_bytes: size of the file with its external data.
         size_rewritten_bytes: the same of the rewritten model.
         images: how many were run, each counted once.
@@ -89,13 +91,18 @@ class ValidationReport:
         cost_original: parameters and MACs, if the caller knows them.
         cost_rewritten: the same of the rewritten model.
         random_inputs: whether there was no data set.
+        figures: accuracy by task, with intervals.
+        footprints: memory, loading time and size of the original and the rewritten model.
+        layers: error of every intermediate tensor, in the order of computation.
+        shifts: both models on inputs that were changed on purpose.
+        worst: images on which the two are furthest apart, the worst first.
     """
 
     checker: CheckResult
     mismatches: tuple[Mismatch, ...]
     outputs: tuple[OutputDiff, ...]
     classification: Classification | None
-    latency: LatencyComparison | None
+    latencies: tuple[LatencyComparison, ...]
     size_original_bytes: int
     size_rewritten_bytes: int
     images: int
@@ -104,6 +111,16 @@ class ValidationReport:
     cost_original: Cost | None = None
     cost_rewritten: Cost | None = None
     random_inputs: bool = False
+    figures: tuple[Figure, ...] = ()
+    footprints: tuple[Footprint, Footprint] | None = None
+    layers: tuple[LayerError, ...] = ()
+    shifts: tuple[Shifted, ...] = ()
+    worst: tuple[WorstSample, ...] = ()
+
+    @property
+    def latency(self) -> LatencyComparison | None:
+        """The comparison that gates judge, or None without any."""
+        return self.latencies[0] if self.latencies else None
 
     @property
     def accuracy_passed(self) -> bool:

@@ -291,7 +291,7 @@ def test_slim_json():
         "net/stem": "not_asked", "block/mix": "not_asked", "head": "too_narrow"}
     assert found["plan"]["seed"] == 5
     assert found["validation"]["passed"] is True
-    assert found["validation"]["latency"]["verdict"] == "faster"
+    assert found["validation"]["latencies"][0]["verdict"] == "faster"
     assert any("calibration" in warning for warning in found["warnings"])
 
 

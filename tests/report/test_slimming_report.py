@@ -48,8 +48,8 @@ def validation(**changes):
                                nan_count_rewritten=0, nan_count_new=0),),
         "classification": None, "size_original_bytes": 1_755_342, "size_rewritten_bytes": 848_127, "images": 256,
         "data": "digits_calibration.npz", "gates": (),
-        "latency": LatencyComparison(original=latency(2.3e-3), rewritten=latency(1.19e-3), speedup=1.87,
-                                     speedup_low=1.83, speedup_high=1.95, noise_low=0.97, noise_high=1.04)}
+        "latencies": (LatencyComparison(original=latency(2.3e-3), rewritten=latency(1.19e-3), speedup=1.87,
+                                        speedup_low=1.83, speedup_high=1.95, noise_low=0.97, noise_high=1.04),)}
     return ValidationReport(**(values | changes))
 
 
@@ -172,7 +172,7 @@ def test_json_says_what_was_done():
     assert found["plan"]["skipped"][0] == {"layer": "stem/conv1", "code": "few_channels",
                                            "reason": "1 input channel(s) cannot be reduced"}
     assert (found["plan"]["seed"], found["plan"]["environment"]["block"]) == (3, 16)
-    assert found["validation"]["latency"]["speedup"] == 1.87
+    assert found["validation"]["latencies"][0]["speedup"] == 1.87
     assert found["validation"]["passed"] is True
     assert found["warnings"] == list(result().warnings)
 

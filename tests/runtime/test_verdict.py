@@ -38,7 +38,7 @@ SAME = (difference(),)
 def report(classification=None, outputs=SAME, **changes):
     return ValidationReport(
         checker=CheckResult(original_ok=True, rewritten_ok=True, message=""), mismatches=(), outputs=outputs,
-        classification=classification, latency=None, size_original_bytes=2, size_rewritten_bytes=1, images=27,
+        classification=classification, latencies=(), size_original_bytes=2, size_rewritten_bytes=1, images=27,
         data="d", **changes)
 
 
