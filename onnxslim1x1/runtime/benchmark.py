@@ -28,6 +28,7 @@ Verdict = Literal["faster", "slower", "no difference shown"]
 
 _RESAMPLES = 2000
 _INTERVAL = (0.025, 0.975)  # 95 %
+_SHOWN_ROUNDS = 500  # whose times are kept for plots: more points would not be seen, and reports grow with them
 _PROGRESS_STEP = 0.01  # drawing a bar costs more than a small model: report a percent at a time
 
 
@@ -86,6 +87,28 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """Seconds of single runs, one of each model in every round; of many rounds some, evenly spread over the time.
+
+    Attributes:
+        original: of A, in the order of the rounds, as the others.
+        rewritten: of B.
+        again: of A', the second session of the original.
+    """
+
+    original: tuple[float, ...]
+    rewritten: tuple[float, ...]
+    again: tuple[float, ...]
+
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Samples:
+        """Of the times (rounds, 3) of A, B and A', to six digits."""
+        picks = np.linspace(0, len(seconds) - 1, min(len(seconds), _SHOWN_ROUNDS)).round().astype(np.int64)
+        kept = (tuple(float(f"{x:.6g}") for x in column) for column in seconds[picks].T.tolist())
+        return cls(**dict(zip(("original", "rewritten", "again"), kept, strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyComparison:
     """What rewriting did to the latency.
 
@@ -98,6 +121,7 @@ class LatencyComparison:
         speedup_high: its upper end.
         noise_low: lower end of the same interval for A / A', two sessions of one model.
         noise_high: its upper end.
+        samples: times of single runs, for plots; None where they were not kept.
     """
 
     original: Latency
@@ -107,6 +131,7 @@ class LatencyComparison:
     speedup_high: float
     noise_low: float
     noise_high: float
+    samples: Samples | None = None
 
     @property
     def noise_floor(self) -> float:
@@ -206,7 +231,7 @@ def compare_latency(original: Runnable, rewritten: Runnable, *, again: Runnable,
     provider = chosen.provider or CPU
     first, second = (_latency(seconds[:, i], provider=provider, threads=chosen.threads) for i in (0, 1))
     return LatencyComparison(original=first, rewritten=second, speedup=speedup, speedup_low=low, speedup_high=high,
-                             noise_low=noise_low, noise_high=noise_high)
+                             noise_low=noise_low, noise_high=noise_high, samples=Samples.of(seconds))
 
 
 def time_session(session: Any, feeds: Feeds, *, settings: BenchmarkSettings | None = None,

@@ -155,6 +155,19 @@ def test_the_figures_are_those_of_the_simulated_runs():
     assert found.speedup == pytest.approx(np.median(times["A"] / times["B"]), rel=1e-9)
 
 
+@pytest.mark.parametrize(("rounds", "kept"), [(15, 15), (500, 500), (1200, 500)])
+def test_the_times_of_single_runs_are_kept_for_plots(rounds, kept):
+    machine = Machine(2)
+    settings = BenchmarkSettings(warmup_runs=0, warmup_s=0.0, min_rounds=rounds, max_rounds=rounds)
+    found = compared(machine, 0.010, 0.012, settings=settings)
+    for times, name in ((found.samples.original, "A"), (found.samples.rewritten, "B"), (found.samples.again, "again")):
+        measured = [t for n, t in machine.log if n == name]
+        assert len(measured) == rounds
+        assert len(times) == kept
+        picks = [measured[i] for i in np.linspace(0, rounds - 1, kept).round().astype(int)]
+        np.testing.assert_allclose(times, picks, rtol=5e-6)  # six digits: a report need not hold more
+
+
 @pytest.mark.parametrize(("seconds", "budget", "rounds"), [(0.1, 6.1, 21), (0.1, 0.0, 15), (10.0, 5.0, 15),
                                                            (0.0001, 5.0, 500)])
 def test_rounds_follow_the_budget_between_their_bounds(seconds, budget, rounds):
