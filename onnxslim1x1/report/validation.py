@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from onnxslim1x1.report.document import jsonable
+from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
 from onnxslim1x1.report.style import Table, named_table
 from onnxslim1x1.runtime.compare import Classification
+from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.verdict import Gate, ValidationReport
 from onnxslim1x1.spec import Cost
 
@@ -96,3 +98,9 @@ def validation_json(report: ValidationReport) -> dict[str, Any]:
     for one, measured in zip(found["latencies"], report.latencies, strict=True):
         one["verdict"] = measured.verdict
     return found
+
+
+def validate_json(report: ValidationReport, original: Path, rewritten: Path, environment: Environment) -> dict[str, Any]:
+    """The document of ``validate --json``."""
+    return document("validate", {"environment": environment, "original": original, "rewritten": rewritten,
+                                 "validation": validation_json(report), "warnings": report.warnings})
