@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 
 from onnxslim1x1.report.drawing import BLUE, GREY, ORANGE, PICKED, blank, outline, pickable, plain_ticks
 from onnxslim1x1.report.validation_records import LatencyRecord, LayerErrorRecord, ShiftedRecord, ValidationRecord
-from onnxslim1x1.report.words import label, known, scale, setting
+from onnxslim1x1.report.words import known, label, scale, setting
 
 _ZOOM_FROM = 60  # tensors from which on points lie so close that one wants to zoom
 _MOST_SETTINGS = 6  # of which distributions are drawn
@@ -26,7 +26,7 @@ def ratios(latencies: Sequence[LatencyRecord]) -> LayoutDOM | None:
     names = [f"{setting(x)}{' ' * i}" for i, x in enumerate(latencies)]  # blanks tell equal settings apart
     ends = [value for x in latencies for value in (x.speedup_low, x.speedup_high, x.noise_low, x.noise_high, 1.0)]
     room = 0.08 * (max(ends) - min(ends)) or 0.05
-    plot = _rows(names, start=min(ends) - room, end=max(ends) + room, label="original / rewritten: right of 1 is faster")
+    plot = _rows(names, start=min(ends) - room, end=max(ends) + room, label="original / rewritten: above 1 is faster")
     plot.hbar(y=names, left=[x.noise_low for x in latencies], right=[x.noise_high for x in latencies], height=0.7,
               color=GREY, fill_alpha=0.3, line_alpha=0.0)
     plot.add_layout(Span(location=1.0, dimension="height", line_color=GREY, line_dash="dashed"))

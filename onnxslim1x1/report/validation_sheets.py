@@ -14,6 +14,7 @@ from onnxslim1x1.report.words import (
     excess_words,
     gate_name,
     gate_value,
+    growth_words,
     interval_text,
     is_change,
     label,
@@ -132,9 +133,9 @@ def _class_rows(found: ValidationRecord) -> list[tuple[Cell, ...]]:
         return []
     pairs = (("top-1", classes.top1_original, classes.top1_rewritten),
              ("top-5", classes.top5_original, classes.top5_rewritten))
-    rows = [(name, f"{100 * a:.2f} %", f"{100 * b:.2f} %", f"{100 * (b - a):+.2f} points")
+    rows = [(name, f"{100 * a:.2f}%", f"{100 * b:.2f}%", f"{100 * (b - a):+.2f} points")
             for name, a, b in pairs if a is not None and b is not None]
-    rows.append(("same class", None, None, f"{100 * classes.agreement:.2f} %"))
+    rows.append(("same class", None, None, f"{100 * classes.agreement:.2f}%"))
     if classes.kl is not None:
         rows.append(("KL divergence", None, None, f"{classes.kl:.4g} nats"))
     return [(text_cell(name), text_cell(None), Cell(text=a or "", value=a), Cell(text=b or "", value=b), text_cell(c),
@@ -224,7 +225,8 @@ def mismatches(found: ValidationRecord) -> Sheet:
 def layer_errors(layers: Sequence[LayerErrorRecord]) -> Sheet:
     """One row per intermediate tensor, in the order of computation."""
     rows = [(text_cell(x.node), text_cell(x.op_type), text_cell("rewritten" if x.rewritten else ""),
-             error_cell(x.rel_error), Cell(text=layer_snr(x), value=x.snr_db), _growth(x), text_cell(x.tensor),
+             error_cell(x.rel_error), Cell(text=layer_snr(x), value=x.snr_db),
+             Cell(text=growth_words(x), value=x.growth), text_cell(x.tensor),
              text_cell(x.counterpart if x.counterpart != x.tensor else None)) for x in layers]
     columns = (_name("node", "layer"), Column(key="op_type", title="operator", is_text=True),
                Column(key="rewritten", title="rewritten", is_text=True),
@@ -236,7 +238,7 @@ def layer_errors(layers: Sequence[LayerErrorRecord]) -> Sheet:
 
 def error_cell(error: float | None) -> Cell:
     """A relative error in per cent."""
-    return Cell(text=NOT_FINITE if error is None else f"{100 * error:.3g} %", value=error)
+    return Cell(text=NOT_FINITE if error is None else f"{100 * error:.3g}%", value=error)
 
 
 def layer_snr(layer: LayerErrorRecord) -> str:
@@ -244,12 +246,6 @@ def layer_snr(layer: LayerErrorRecord) -> str:
     if layer.snr_db is None:
         return "exact" if layer.rel_error == 0 else NOT_FINITE
     return f"{layer.snr_db:.1f}"
-
-
-def _growth(layer: LayerErrorRecord) -> Cell:
-    if layer.growth is not None:
-        return Cell(text=f"{layer.growth:.2f}x", value=layer.growth)
-    return Cell(text="-" if layer.rel_error == 0 else "enters here", value=None)
 
 
 def planned(slim: SlimRecord) -> Sheet:

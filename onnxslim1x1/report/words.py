@@ -9,10 +9,16 @@ import math
 from dataclasses import dataclass
 
 from onnxslim1x1.report.format import decibel
-from onnxslim1x1.report.validation_records import FigureRecord, LatencyRecord, OutputRecord, ShiftedRecord
+from onnxslim1x1.report.validation_records import (
+    FigureRecord,
+    LatencyRecord,
+    LayerErrorRecord,
+    OutputRecord,
+    ShiftedRecord,
+)
 from onnxslim1x1.runtime.benchmark import LatencyComparison
 from onnxslim1x1.runtime.compare import OutputDiff
-from onnxslim1x1.runtime.evidence import Figure, Shifted
+from onnxslim1x1.runtime.evidence import Figure, LayerError, Shifted
 from onnxslim1x1.runtime.verdict import Gate
 
 AnyFigure = Figure | FigureRecord
@@ -65,7 +71,7 @@ class Scale:
 def scale(figure: AnyFigure) -> Scale:
     """How a figure is written."""
     if not figure.unit and figure.name in _FRACTIONS:
-        return Scale(factor=100.0, form=".2f", unit=" %", unit_of_change=" points")
+        return Scale(factor=100.0, form=".2f", unit="%", unit_of_change=" points")
     unit = f" {figure.unit}" if figure.unit else ""
     return Scale(factor=1.0, form=".2f" if figure.unit == "dB" else ".4g", unit=unit, unit_of_change=unit)
 
@@ -124,6 +130,14 @@ def excess_words(shifted: Shifted | ShiftedRecord) -> str:
     sign = -1.0 if excess < 0 else 1.0
     first, last = sorted((sign * low, sign * high))
     return f"{more}, {written.number(first)} to {written.number(last)}"
+
+
+def growth_words(layer: LayerError | LayerErrorRecord) -> str:
+    """How many times as large as what it reads the error of a tensor is."""
+    growth = known(layer.growth)
+    if growth is not None:
+        return f"{growth:.2f}x"
+    return "-" if layer.rel_error == 0 else "enters here"
 
 
 def snr(output: OutputDiff | OutputRecord) -> str:

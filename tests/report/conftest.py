@@ -6,7 +6,9 @@ And the two compared, with everything that a validation can find out.
 import base64
 import dataclasses
 import io
+import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,6 @@ from PIL import Image
 
 import onnxslim1x1
 from onnxslim1x1.api import SlimResult
-
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.report.slimming import slim_json
 from onnxslim1x1.report.validation import validate_json
@@ -270,3 +271,93 @@ def slim_result(report, **changes):
 
 def slim_document(report, **changes):
     return slim_json(slim_result(report, **changes))
+
+
+@pytest.fixture
+def as_validated():
+    """What ``validate --json`` makes of a report, read again: strict JSON."""
+    return lambda report: json.loads(json.dumps(validate_document(report), allow_nan=False))
+
+
+@pytest.fixture
+def as_slimmed():
+    """What ``slim --json`` makes of a report and of changes of the result, read again."""
+    return lambda report, **changes: json.loads(json.dumps(slim_document(report, **changes), allow_nan=False))
+
+
+# ---- a browser ----
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NO_BROWSER = "NO BROWSER, SO NO PAGE WAS LOOKED AT: make browser installs Debian's chromium"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(NO_BROWSER)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Shown:
+    """A page in a window of its own, and everything that it complained about or asked for."""
+
+    def __init__(self, browser, text, folder, *, width=1400, scheme="light"):
+        path = folder / f"page-{width}-{scheme}.html"
+        path.write_text(text, encoding="utf-8")
+        self.context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+        self.page = self.context.new_page()
+        self.complaints, self.requests = [], []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+
+    def names(self):
+        return self.page.locator("#layers tbody tr:not([hidden]) td:first-child").all_inner_texts()
+
+    def selected(self):
+        return self.page.inner_text("#selected-name")
+
+    def click_overview(self, part, height):
+        """Click into the strip or the bars: at a part of the width of all layers, some pixels below the upper edge."""
+        plot = self.page.locator("#plot-overview")
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        left, right = box["x"] + 48, box["x"] + box["width"] - 8  # what the plot leaves free at its sides
+        self.page.mouse.click(left + (right - left) * part, box["y"] + height)
+
+    def await_selection(self, name):
+        from playwright.sync_api import expect
+
+        expect(self.page.locator("#selected-name")).to_have_text(name)
+
+    def models(self, name):
+        """Data and selection of bokeh's sources of a name."""
+        return self.page.evaluate("""name => Bokeh.documents.flatMap(d => d.roots().flatMap(r => [...r.references()]))
+            .filter(m => m.name === name).map(m => ({data: m.data, picked: m.selected.indices}))""", name)
+
+    def colors(self, selector):
+        """How many pixels of an element have which colour."""
+        image = Image.open(io.BytesIO(self.page.locator(selector).screenshot())).convert("RGB")
+        return {color: number for number, color in image.getcolors(1 << 24)}
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    opened = []
+
+    def opener(text, **options):
+        opened.append(Shown(browser, text, tmp_path, **options))
+        return opened[-1]
+
+    yield opener
+    for shown in opened:
+        shown.context.close()
