@@ -151,7 +151,7 @@ def snr(output: OutputDiff | OutputRecord) -> str:
 def setting(latency: AnyLatency) -> str:
     """What a latency was measured with: ``2 threads``."""
     threads = latency.original.threads
-    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else "threads chosen by onnxruntime"
+    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else "automatic threads"
 
 
 def latency_words(latency: AnyLatency) -> str:
