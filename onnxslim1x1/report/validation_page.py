@@ -30,9 +30,7 @@ def validation_page(record: Validated) -> str:
         "settings": [setting(x) for x in found.latencies] if found else [], "errors": layer_errors(layers),
         "worst": [_worst(x) for x in found.worst] if found else [], "checker": found.checker.message if found else "",
         "environment": environment_facts(record.environment) if record.environment else [], "colors": CURVES}
-    drawn = plots(found) if found else {}
-    drawn = {"ratios": None, "growth": None, "excesses": None} | drawn
-    return rendered("validation.html.jinja", values, plots=drawn,
+    return rendered("validation.html.jinja", values, plots=plots(found) if found else {},
                     data={"rows": [_detail(x) for x in layers], "first": _first(layers), "colors": CURVES})
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bokeh.models import ColumnDataSource, FactorRange, LayoutDOM, Range1d, Span
+from bokeh.models import ColumnDataSource, FactorRange, LayoutDOM, Range1d
 from bokeh.plotting import figure
 
 from onnxslim1x1.report.drawing import BLUE, GREY, ORANGE, PICKED, blank, outline, pickable, plain_ticks
@@ -29,7 +29,7 @@ def ratios(latencies: Sequence[LatencyRecord]) -> LayoutDOM | None:
     plot = _rows(names, start=min(ends) - room, end=max(ends) + room, label="original / rewritten: above 1 is faster")
     plot.hbar(y=names, left=[x.noise_low for x in latencies], right=[x.noise_high for x in latencies], height=0.7,
               color=GREY, fill_alpha=0.3, line_alpha=0.0)
-    plot.add_layout(Span(location=1.0, dimension="height", line_color=GREY, line_dash="dashed"))
+    plot.vspan(x=[1.0], line_color=GREY, line_dash="dashed")
     colors = [{"faster": BLUE, "slower": PICKED}.get(x.verdict, GREY) for x in latencies]
     plot.segment(x0=[x.speedup_low for x in latencies], x1=[x.speedup_high for x in latencies], y0=names, y1=names,
                  line_width=5, line_color=colors)
@@ -52,8 +52,8 @@ def _distribution(latency: LatencyRecord) -> LayoutDOM:
     plot = _rows(names, start=first - 0.04 * (last - first), end=last, label="ms per run")
     for name, color, seconds in zip(names, (BLUE, ORANGE, BLUE), series, strict=False):
         shown = [1e3 * s for s in seconds if 1e3 * s <= last]
-        offsets = [0.7 * ((i * _GOLDEN) % 1 - 0.5) for i in range(len(shown))]
-        plot.scatter(x=shown, y=[(name, offset) for offset in offsets], size=4, color=color, fill_alpha=0.4,
+        places: list[Any] = [(name, 0.7 * ((i * _GOLDEN) % 1 - 0.5)) for i in range(len(shown))]
+        plot.scatter(x=shown, y=places, size=4, color=color, fill_alpha=0.6,
                      line_alpha=0.0)
         if beyond := len(seconds) - len(shown):
             plot.text(x=[last], y=[name], text=[f"{beyond} slower"], text_align="right", text_baseline="middle",
@@ -117,8 +117,8 @@ def excesses(shifts: Sequence[ShiftedRecord]) -> LayoutDOM | None:
     lows, middles, highs = ends("low"), ends("excess"), ends("high")
     room = 0.08 * (max(*highs, 0.0) - min(*lows, 0.0)) or 1.0
     plot = _rows(names, start=min(*lows, 0.0) - room, end=max(*highs, 0.0) + room,
-                 label=f"{label(usual[0][0])}: lost more than the original,{written.unit_of_change or ' as it is'}")
-    plot.add_layout(Span(location=0.0, dimension="height", line_color=GREY, line_dash="dashed"))
+                 label=f"{label(usual[0][0])}:{written.unit_of_change} lost more")
+    plot.vspan(x=[0.0], line_color=GREY, line_dash="dashed")
     colors = [PICKED if low > 0 else BLUE for low in lows]
     plot.segment(x0=lows, x1=highs, y0=names, y1=names, line_width=5, line_color=colors)
     plot.scatter(x=middles, y=names, size=12, marker="diamond", color=colors)

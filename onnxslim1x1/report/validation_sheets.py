@@ -80,11 +80,11 @@ def _figure(key: str, title: str, *, narrow: bool = False) -> Column:
 def gates(found: ValidationRecord) -> Sheet:
     """Every promise, the broken ones first."""
     rows = [(text_cell(gate_name(g)), text_cell("passed" if g.passed else "FAILED"),
-             Cell(text=gate_value(g), value=gate_value(g)), number_cell(g.bound, "g"),
-             text_cell("at least" if g.name.startswith("min_") else "at most"))
+             text_cell(gate_value(g)),
+             text_cell(f"{'at least' if g.name.startswith('min_') else 'at most'} {g.bound:g}"))
             for g in sorted(found.gates, key=lambda gate: gate.passed)]
     columns = (_name("gate", "promise"), _name("verdict", "verdict"), _figure("value", "found", narrow=True),
-               _figure("bound", "bound", narrow=True), Column(key="sense", title="sense", is_text=True))
+               _figure("bound", "bound", narrow=True))
     return _sheet(columns, rows)
 
 
@@ -108,8 +108,8 @@ def figures(found: ValidationRecord) -> Sheet:
     """Figures of accuracy with their intervals; what the classes say where there are none."""
     several = len({f.output for f in found.figures}) > 1
     rows = [_figure_row(f, several) for f in found.figures] or _class_rows(found)
-    columns = (_name("figure", "figure"), _name("output", "output"), _figure("original", "original", narrow=True),
-               _figure("rewritten", "rewritten", narrow=True), _figure("value", "comparison", narrow=True),
+    columns = (_name("figure", "figure"), _name("output", "output"), _figure("original", "original"),
+               _figure("rewritten", "rewritten"), _figure("value", "comparison", narrow=True),
                _figure("interval", "interval", narrow=True), _figure("p", "p"), _figure("images", "images"))
     return _sheet(columns, rows)
 
@@ -133,6 +133,7 @@ def _class_rows(found: ValidationRecord) -> list[tuple[Cell, ...]]:
         return []
     pairs = (("top-1", classes.top1_original, classes.top1_rewritten),
              ("top-5", classes.top5_original, classes.top5_rewritten))
+    rows: list[tuple[str, str | None, str | None, str]]
     rows = [(name, f"{100 * a:.2f}%", f"{100 * b:.2f}%", f"{100 * (b - a):+.2f} points")
             for name, a, b in pairs if a is not None and b is not None]
     rows.append(("same class", None, None, f"{100 * classes.agreement:.2f}%"))

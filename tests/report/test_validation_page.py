@@ -134,7 +134,7 @@ def test_figures_of_every_section(judged, as_slimmed):
     assert "resident" not in text["footprint"]  # of one model only
     assert "noise sigma 8 top-1 4.10 points 4.72 points 0.62 points more, 0.15 to 1.08" in text["shifts"]
     assert "class 1 (cat) became 4 (dog)photos/0017.jpg, KL divergence 1.35" in text["worst"]
-    assert "max_drop passed 0.004 0.01 at most" in text["gates"]
+    assert "max_drop passed 0.004 at most 0.01" in text["gates"]
     assert "stage0/block2 reduce 16 0.058 29.5M 10.6M 1.80x" in text["plan"]
     assert "2 x pointwise: a 1x1 kernel is the reduction itself a/1x1, b/1x1" in text["plan"]
     assert "stage0/block2 Conv rewritten 3% 30.5 enters here" in text["growth"]
