@@ -143,7 +143,7 @@ def compare_fresh(fresh: Callable[[], Sequence[Runnable]], *, settings: Benchmar
     return compared(measure(fresh, settings=chosen, clock=clock, progress=progress, renew=True), chosen)
 
 
-def compared(found: Rounds, settings: BenchmarkSettings) -> LatencyComparison:
+def compared(found: Rounds, settings: BenchmarkSettings, *, batch: int = 1) -> LatencyComparison:
     """The comparison that the seconds of A, B and A' (rounds, 3) amount to."""
     speedup, noise = (ratio(found.seconds[:, [0, i]], found.sittings, seed=settings.seed) for i in (1, 2))
     provider = settings.provider or CPU
@@ -151,7 +151,7 @@ def compared(found: Rounds, settings: BenchmarkSettings) -> LatencyComparison:
     return LatencyComparison(
         original=first, rewritten=second, speedup=speedup.value, speedup_low=speedup.low, speedup_high=speedup.high,
         noise_low=noise.low, noise_high=noise.high, samples=Samples.of(found.seconds),
-        sittings=int(found.sittings[-1]) + 1, cpus=usable_cpus())
+        sittings=int(found.sittings[-1]) + 1, cpus=usable_cpus(), batch=batch)
 
 
 def time_session(session: Any, feeds: Feeds, *, settings: BenchmarkSettings | None = None,
@@ -193,7 +193,12 @@ def compare_models(original: str | Path | bytes, rewritten: str | Path | bytes, 
     chosen = settings or BenchmarkSettings()
     trio = _Trio(original, rewritten, feeds=feeds, settings=chosen)
     found = measure(trio.fresh, settings=chosen, clock=clock, progress=progress, renew=True)
-    return compared(found, replace(chosen, provider=trio.provider))
+    return compared(found, replace(chosen, provider=trio.provider), batch=_images(feeds))
+
+
+def _images(feeds: Feeds) -> int:
+    """Batch size: the first axis of the first input that has one."""
+    return next((len(values) for values in feeds.values() if values.ndim), 1)
 
 
 class _Trio:

@@ -12,7 +12,7 @@ from onnxslim1x1.report.validation import (
     gate_lines,
     validation_json,
     validation_report,
-    verdict_line,
+    verdict_lines,
 )
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import Classification, Mismatch, OutputDiff
@@ -161,7 +161,7 @@ def test_gates(gate, line):
     (comparison(0.8, 0.75, 0.85), "slower: 0.80x, 95 % interval 0.75 to 0.85"),
     (None, "latency was not measured")])
 def test_the_verdict(latency, start):
-    line = verdict_line(report(latencies=(latency,) if latency else ()))
+    line, = verdict_lines(report(latencies=(latency,) if latency else ()))
     assert line.startswith(start)
     if latency:
         assert line.endswith("0.97 to 1.04; 143 runs each")
