@@ -19,8 +19,7 @@ Groups = NDArray[np.int64]
 
 FEWEST_GROUPS = 5  # with fewer, Student's factor would make every interval useless
 _STRETCHES = 8  # that the rounds of too few groups are divided into
-_RESAMPLES, _LEAST_RESAMPLES = 2000, 400
-_MOST_WEIGHTS = 4_000_000  # resamples times rounds: bounds time and memory where there are many
+_RESAMPLES = 2000
 _TAIL = 0.025  # on each side of a 95 % interval
 
 
@@ -33,7 +32,7 @@ class Ratio:
     high: float
 
 
-def ratio(seconds: Seconds, groups: Groups | None = None, *, seed: int = 0) -> Ratio:
+def ratio(seconds: Seconds, groups: Groups | None = None, *, luck: float = 0.0, seed: int = 0) -> Ratio:
     """Ratio of the two columns of `seconds`, round by round.
 
     Pairs within a round, because the ratio of the two medians breaks down on a busy machine, where run times have
@@ -48,6 +47,8 @@ def ratio(seconds: Seconds, groups: Groups | None = None, *, seed: int = 0) -> R
         seconds: (rounds, 2), in the order of time.
         groups: number of the group of each round, rising; by default, or if there are fewer than five, stretches of
             time of equal length.
+        luck: standard deviation of the logarithm of a session's time that the groups do not show, because they were
+            measured with the same sessions; widens the interval in quadrature.
         seed: of the bootstrap.
     """
     ratios = seconds[:, 0] / seconds[:, 1]
@@ -57,9 +58,9 @@ def ratio(seconds: Seconds, groups: Groups | None = None, *, seed: int = 0) -> R
         return Ratio(value=value, low=0.0, high=math.inf)
     middle = math.log(value)
     low, high = np.quantile(_medians(logs, starts, seed), (_TAIL, 1 - _TAIL)).tolist()
-    factor = _student(len(starts))
-    return Ratio(value=value, low=math.exp(middle - factor * (middle - low)),
-                 high=math.exp(middle + factor * (high - middle)))
+    factor, hidden = _student(len(starts)), _z() * math.sqrt(2) * luck
+    return Ratio(value=value, low=math.exp(middle - math.hypot(factor * (middle - low), hidden)),
+                 high=math.exp(middle + math.hypot(factor * (high - middle), hidden)))
 
 
 def _starts(rounds: int, groups: Groups | None) -> Groups:
@@ -72,21 +73,36 @@ def _starts(rounds: int, groups: Groups | None) -> Groups:
 
 
 def _medians(logs: Seconds, starts: Groups, seed: int) -> Seconds:
-    """Medians of all rounds, weighed by how often their group was drawn: one for each resample."""
-    rng = np.random.default_rng(seed)
+    """Medians of all rounds, each counted as often as its group was drawn: one for each resample."""
     count, order = len(starts), np.argsort(logs)
-    resamples = max(_LEAST_RESAMPLES, min(_RESAMPLES, _MOST_WEIGHTS // len(logs)))
-    drawn = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.int32)
-    group = np.repeat(np.arange(count), np.diff(starts, append=len(logs)))[order]
-    twice = 2 * np.cumsum(drawn[:, group], axis=1)  # (resamples, rounds), twice the rounds up to each, by ratio
-    total = twice[:, -1:] // 2
-    below, upto = (np.count_nonzero(mask, axis=1) for mask in (twice < total, twice <= total))
-    ordered = logs[order]
-    return np.asarray((ordered[below] + ordered[upto]) / 2)
+    sizes = np.diff(starts, append=len(logs))
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    group = np.repeat(np.arange(count), sizes)[order]
+    smaller = np.cumsum(group[:, None] == np.arange(count), axis=0)  # (rounds, groups): how many up to each ratio
+    total, ordered = drawn @ sizes, logs[order]
+    lower, upper = (_first(drawn, smaller, wanted) for wanted in ((total + 1) // 2, total // 2 + 1))
+    return np.asarray((ordered[lower] + ordered[upper]) / 2)
+
+
+def _first(drawn: Groups, smaller: Groups, wanted: Groups) -> Groups:
+    """First place among the sorted rounds up to which each resample has `wanted` of them, by bisection."""
+    low, high = np.zeros_like(wanted), np.full_like(wanted, len(smaller) - 1)
+    for _ in range(len(smaller).bit_length()):
+        middle = (low + high) // 2
+        reached = np.einsum("rg,rg->r", drawn, smaller[middle]) >= wanted
+        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
+    return high
 
 
 def _student(groups: int) -> float:
     """How much wider Student's interval of `groups` means is than the percentiles of their bootstrap."""
-    from scipy.special import ndtri, stdtrit  # `scipy.stats` takes half a second to import
+    from scipy.special import stdtrit  # `scipy.stats` takes half a second to import
 
-    return float(stdtrit(groups - 1, 1 - _TAIL) / ndtri(1 - _TAIL)) * math.sqrt(groups / (groups - 1))
+    return float(stdtrit(groups - 1, 1 - _TAIL)) / _z() * math.sqrt(groups / (groups - 1))
+
+
+def _z() -> float:
+    """Standard deviations of the normal distribution within which 95 % lie."""
+    from scipy.special import ndtri
+
+    return float(ndtri(1 - _TAIL))

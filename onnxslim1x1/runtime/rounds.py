@@ -25,7 +25,7 @@ _PROGRESS_STEP = 0.01  # drawing a bar costs more than a small model: report a p
 _WARM_UP_LIMIT = 5  # a machine that gets faster and faster is waited for so many times `warmup_s`
 _STEADY = 0.97  # runs that take this part of the time of those before them are still warming up
 _MOST_SITTINGS = 20  # Student's factor is 1.09 then
-_RENEWAL_SHARE = 0.4  # part of the budget that may go into making sessions
+_RENEWAL_SHARE = 0.5  # part of the time that may go into making sessions
 _ROUNDS_PER_SITTING = 3
 
 
@@ -72,7 +72,7 @@ class BenchmarkSettings:
         return min(1.0, max(rounds / self.max_rounds, min(rounds / self.min_rounds, spent)))
 
     def sittings(self, *, fresh_s: float, round_s: float) -> int:
-        """How often sessions are made, so that this takes at most 40 % of the budget; 1 if it were less than 5 times.
+        """How often sessions are made, so that this takes at most half of the time; 1 if it were less than 5 times.
 
         Args:
             fresh_s: seconds for fresh sessions, first runs included.
@@ -80,8 +80,7 @@ class BenchmarkSettings:
         """
         rounds = self.budget_s / round_s if round_s else self.max_rounds
         rounds = min(max(rounds, self.min_rounds), self.max_rounds)
-        renewal_s = fresh_s + self.warmup_runs * round_s
-        paid = self.budget_s * _RENEWAL_SHARE / renewal_s if renewal_s else _MOST_SITTINGS
+        paid = max(self.budget_s, rounds * round_s) * _RENEWAL_SHARE / fresh_s if fresh_s else _MOST_SITTINGS
         count = int(min(1 + paid, rounds / _ROUNDS_PER_SITTING, _MOST_SITTINGS))
         return count if count >= FEWEST_GROUPS else 1
 
@@ -104,7 +103,7 @@ def measure(fresh: Callable[[], Sequence[Runnable]], *, settings: BenchmarkSetti
     """Time callables by turns.
 
     Args:
-        fresh: makes the callables, always as many in the same order.
+        fresh: makes the callables, always as many in the same order, and runs each once.
         settings: rounds, budget, warm-up and seed.
         clock: seconds that never go back.
         progress: is told the fraction done, in (0, 1].
@@ -128,8 +127,7 @@ def _sit(fresh: Callable[[], Sequence[Runnable]], runs: Sequence[Runnable], sitt
     while done < 1.0:
         if done >= (sitting + 1) / sittings:
             sitting += 1
-            runs = fresh()
-            _run_all(runs, settings.warmup_runs)
+            runs = fresh()  # which runs each once; the machine is warm already
         rounds.append(_round(runs, rng, clock))
         numbers.append(sitting)
         done = settings.fraction_done(len(rounds), clock() - start)
