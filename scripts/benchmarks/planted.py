@@ -56,7 +56,7 @@ def plant(path: Path, slowdown: float, *, settings: BenchmarkSettings, feeds: Fe
     shapes = infer_shapes(model)
     tried = []
     for place in _spread(sorted(_places(model, shapes), key=lambda p: p.part), slowdown):
-        made = inserted(model.proto, place)
+        made = inserted(onnx.load(path), place)
         found = compare_models(path, made, feeds=feeds, settings=settings)
         where = f"{place.kernel}x{place.kernel} in {place.groups} groups before {place.layer.name}"
         tried.append(Planted(model=made, where=where, measured=found))
@@ -84,12 +84,11 @@ def _spread(places: list[Place], slowdown: float) -> list[Place]:
     return [places[i] for i in sorted({int(np.abs(np.log(parts / part)).argmin()) for part in wanted})]
 
 
-def inserted(proto: onnx.ModelProto, place: Place) -> bytes:
+def inserted(changed: onnx.ModelProto, place: Place) -> bytes:
     """The model with the convolution in front of one layer, which alone reads its result."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
     graph, layer = changed.graph, place.layer
-    node = graph.node[layer.index]
+    index = next(i for i, node in enumerate(graph.node) if node.output[0] == layer.output)
+    node = graph.node[index]
     weight = next(t for t in graph.initializer if t.name == node.input[1])
     channels = layer.spec.in_channels
     kernel = np.zeros((channels, channels // place.groups, place.kernel, place.kernel))
@@ -99,8 +98,8 @@ def inserted(proto: onnx.ModelProto, place: Place) -> bytes:
     graph.initializer.append(numpy_helper.from_array(kernel.astype(dtype), "planted_kernel"))
     if any(info.name == node.input[1] for info in graph.input):  # IR version 3 lists weights as inputs, too
         graph.input.append(helper.make_tensor_value_info("planted_kernel", weight.data_type, kernel.shape))
-    graph.node.insert(layer.index, helper.make_node(
+    graph.node.insert(index, helper.make_node(
         "Conv", [node.input[0], "planted_kernel"], ["planted"], name="planted", kernel_shape=[place.kernel] * 2,
         pads=[middle] * 4, group=place.groups))
-    graph.node[layer.index + 1].input[0] = "planted"
+    graph.node[index + 1].input[0] = "planted"
     return changed.SerializeToString()
