@@ -18,7 +18,7 @@ Seconds = NDArray[np.float64]
 Groups = NDArray[np.int64]
 
 FEWEST_GROUPS = 5  # with fewer, Student's factor would make every interval useless
-_STRETCHES = 8  # that the rounds of too few groups are divided into
+_STRETCHES = 10  # that the rounds of too few groups are divided into
 _RESAMPLES = 2000
 _TAIL = 0.025  # on each side of a 95 % interval
 
