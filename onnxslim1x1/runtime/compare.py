@@ -256,7 +256,7 @@ def kl_divergence(original: AnyArray, rewritten: AnyArray) -> Float64:
     return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0))
 
 
-def _label_ranks(scores: AnyArray, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def label_ranks(scores: AnyArray, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many classes come before the label, (N,); of equal scores the smaller index comes first, as in argmax."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     before = np.arange(scores.shape[1]) < labels[:, None]
@@ -298,7 +298,7 @@ class ClassificationAccumulator:
         for side in (0, 1):
             self._bad[side] += int(np.count_nonzero(~good[side]))
             if labels is not None:
-                ranks = _label_ranks(pair[side][good[side]], labels[good[side]])
+                ranks = label_ranks(pair[side][good[side]], labels[good[side]])
                 self._top1[side] += int(np.count_nonzero(ranks < 1))
                 self._top5[side] += int(np.count_nonzero(ranks < _TOP))
 
