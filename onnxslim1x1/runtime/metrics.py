@@ -80,6 +80,9 @@ class Columned:
         for name, part in values.items():
             self._parts.setdefault(name, []).append(np.asarray(part, np.float64))
 
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
     def __contains__(self, name: str) -> bool:
         return name in self._parts
 

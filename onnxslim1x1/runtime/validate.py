@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError, ModelError, OptionError
+from onnxslim1x1.runtime.accuracy import AccuracyCollector, AccuracySettings
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, LatencyComparison, compare_models, timing_options
 from onnxslim1x1.runtime.calibration import padded
 from onnxslim1x1.runtime.compare import (
@@ -27,9 +28,10 @@ from onnxslim1x1.runtime.compare import (
     OutputDiff,
     compare_names,
     compare_types,
-    looks_like_classifier,
 )
 from onnxslim1x1.runtime.labels import check_labels
+from onnxslim1x1.runtime.metrics import Batch
+from onnxslim1x1.runtime.series import figure
 from onnxslim1x1.runtime.session import (
     Feeds,
     InputSpec,
@@ -42,6 +44,7 @@ from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, Validation
 from onnxslim1x1.spec import Cost
 
 Labels = NDArray[np.int64]
+USUAL_CONFIDENCE = 0.95  # of intervals where none was asked for
 StageProgress = Callable[[str, float], None]
 __all__ = ["CheckResult", "Dataset", "Gate", "Tolerance", "ValidationReport", "ValidationSettings", "check_models",
            "compare_inputs", "judge", "model_bytes", "validate_models"]
@@ -77,6 +80,7 @@ class ValidationSettings:
         random_runs: runs on random inputs where there is no data set.
         seed: of the first random run; each further one takes the next.
         shapes: shapes of inputs by name, for random inputs and for the latency.
+        accuracy: task, metrics and what else is found out about accuracy.
 
     Raises:
         OptionError: a number makes no sense, or a latency is promised but not measured.
@@ -89,6 +93,7 @@ class ValidationSettings:
     random_runs: int = 8
     seed: int = 0
     shapes: Mapping[str, Sequence[int]] | None = None
+    accuracy: AccuracySettings = field(default_factory=AccuracySettings)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.random_runs < 1 or self.seed < 0:
@@ -131,7 +136,7 @@ def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None 
         latencies=latencies, size_original_bytes=sizes[0], size_rewritten_bytes=sizes[1], images=found.images,
         data=dataset.name if dataset is not None else f"random inputs, seed {chosen.seed}",
         cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None,
-        random_inputs=dataset is None)
+        random_inputs=dataset is None, **found.judged(chosen))
     return replace(report, gates=judge(report, chosen.tolerance))
 
 
@@ -210,22 +215,39 @@ class _Found:
     classification: Classification | None = None
     images: int = 0
     timing_feeds: Feeds | None = None
+    accuracy: AccuracyCollector | None = None
+
+    def judged(self, settings: ValidationSettings) -> dict[str, Any]:
+        """Fields of the report about accuracy by task."""
+        found = self.accuracy
+        if found is None or found.chosen is None:
+            return {}
+        confidence = settings.tolerance.confidence or USUAL_CONFIDENCE
+        return {"figures": tuple(figure(s, confidence=confidence, seed=settings.seed) for s in found.series()),
+                "worst": found.worst(), "task": found.chosen.task, "task_reason": found.chosen.reason,
+                "notes": found.chosen.notes}
 
 
 class _Collector:
     """Gathers the comparison of all outputs, batch by batch."""
 
-    def __init__(self, original: Sequence[str], rewritten: Sequence[str]) -> None:
+    def __init__(self, original: Sequence[str], rewritten: Sequence[str], settings: AccuracySettings) -> None:
         self.mismatches = list(compare_names(original, rewritten))
         self.diffs = {name: DiffAccumulator(name) for name in original if name in rewritten}
-        self.classifier: str | None = None
+        self.accuracy = AccuracyCollector(settings)
         self.classes: ClassificationAccumulator | None = None
         self.images = 0
 
-    def add(self, original: Feeds, rewritten: Feeds, *, rows: int, labels: Labels | None) -> None:
+    @property
+    def classifier(self) -> str | None:
+        """The output with scores of classes."""
+        return self.accuracy.classifier
+
+    def add(self, feeds: Feeds, original: Feeds, rewritten: Feeds, *, rows: int, labels: Labels | None) -> None:
         """Take in the outputs of both models for the same `rows` images."""
         if not self.images:
-            self._find_classifier(original, rows)
+            self.accuracy.start(feeds, original, rows)
+            self.classes = ClassificationAccumulator(self.classifier) if self.classifier else None
         for name in tuple(self.diffs):
             mismatch = compare_types(name, original[name], rewritten[name])
             if mismatch is not None:
@@ -238,20 +260,16 @@ class _Collector:
             if labels is not None:
                 check_labels(labels, scores.shape[1], f"output {self.classifier}")
             self.classes.add(scores, rewritten[self.classifier], labels)
+        old, new = ({name: side[name] for name in self.diffs} for side in (original, rewritten))
+        self.accuracy.add(Batch(original=old, rewritten=new, rows=rows, labels=labels))
         self.images += rows
-
-    def _find_classifier(self, outputs: Feeds, rows: int) -> None:
-        for name, array in outputs.items():
-            if looks_like_classifier(array.shape) and array.shape[0] == rows and array.dtype.kind == "f":
-                self.classifier, self.classes = name, ClassificationAccumulator(name)
-                return
 
     def result(self, timing_feeds: Feeds) -> _Found:
         """Everything that was gathered."""
         judged = self.classes is not None and self.classifier in self.diffs
         return _Found(mismatches=tuple(self.mismatches), outputs=tuple(d.result() for d in self.diffs.values()),
                       classification=self.classes.result() if judged and self.classes else None,
-                      images=self.images, timing_feeds=timing_feeds)
+                      images=self.images, timing_feeds=timing_feeds, accuracy=self.accuracy)
 
 
 def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, settings: ValidationSettings,
@@ -264,19 +282,20 @@ def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, setti
         return _Found(mismatches=mismatches)
     _require_samples(dataset)
     total = settings.random_runs if dataset is None else len(dataset)
-    collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)))
-    for done, feeds, rows in _feeds(specs, dataset, settings):
+    collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)),
+                           settings.accuracy)
+    for done, feeds, rows in feed_batches(specs, dataset, settings):
         labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
-        outputs = [_run(s, feeds, rows, path, limited=dataset is None)
+        outputs = [run_outputs(s, feeds, rows, path, limited=dataset is None)
                    for s, path in zip((first, second), paths, strict=True)]
-        collector.add(*outputs, rows=rows, labels=labels)
+        collector.add(feeds, *outputs, rows=rows, labels=labels)
         _require_classifier(settings.tolerance, collector.classifier, paths[0])
         if progress is not None:
             progress("accuracy", done / total)
     return collector.result(_timing_feeds(specs, dataset, settings))
 
 
-def _feeds(specs: Sequence[InputSpec], dataset: Dataset | None,
+def feed_batches(specs: Sequence[InputSpec], dataset: Dataset | None,
            settings: ValidationSettings) -> Iterator[tuple[int, Feeds, int]]:
     """Yield how much is done (images, or random runs), the feeds of a run, and how many of their rows count."""
     if dataset is None:
@@ -303,7 +322,7 @@ def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings:
     return padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
 
 
-def _run(session: Any, feeds: Feeds, rows: int, path: Path, *, limited: bool) -> dict[str, NDArray[Any]]:
+def run_outputs(session: Any, feeds: Feeds, rows: int, path: Path, *, limited: bool) -> dict[str, NDArray[Any]]:
     """Outputs by name, without the rows that `padded` added (outputs without a batch axis stay whole)."""
     names = [item.name for item in session.get_outputs()]
     outputs = dict(zip(names, run(session, feeds, where=str(path), limited=limited), strict=True))
