@@ -207,7 +207,7 @@ def compare_inputs(original: Any, rewritten: Any) -> tuple[Mismatch, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
+class Found:
     """Result of the accuracy runs; `timing_feeds` is None if the rewritten model cannot be fed."""
 
     mismatches: tuple[Mismatch, ...]
@@ -228,7 +228,7 @@ class _Found:
                 "notes": found.chosen.notes}
 
 
-class _Collector:
+class Collector:
     """Gathers the comparison of all outputs, batch by batch."""
 
     def __init__(self, original: Sequence[str], rewritten: Sequence[str], settings: AccuracySettings) -> None:
@@ -264,32 +264,32 @@ class _Collector:
         self.accuracy.add(Batch(original=old, rewritten=new, rows=rows, labels=labels))
         self.images += rows
 
-    def result(self, timing_feeds: Feeds) -> _Found:
+    def result(self, timing_feeds: Feeds) -> Found:
         """Everything that was gathered."""
         judged = self.classes is not None and self.classifier in self.diffs
-        return _Found(mismatches=tuple(self.mismatches), outputs=tuple(d.result() for d in self.diffs.values()),
+        return Found(mismatches=tuple(self.mismatches), outputs=tuple(d.result() for d in self.diffs.values()),
                       classification=self.classes.result() if judged and self.classes else None,
                       images=self.images, timing_feeds=timing_feeds, accuracy=self.accuracy)
 
 
 def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, settings: ValidationSettings,
-                     progress: StageProgress | None) -> _Found:
+                     progress: StageProgress | None) -> Found:
     options = timing_options(settings.benchmark.threads)  # here, too, sessions run by turns
     first, second = (create_session(p, options=options, provider=settings.benchmark.provider) for p in paths)
     mismatches = compare_inputs(first, second)
     specs = input_specs(first, settings.shapes)
     if mismatches:
-        return _Found(mismatches=mismatches)
-    _require_samples(dataset)
+        return Found(mismatches=mismatches)
+    require_samples(dataset)
     total = settings.random_runs if dataset is None else len(dataset)
-    collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)),
-                           settings.accuracy)
+    collector = Collector(*([item.name for item in session.get_outputs()] for session in (first, second)),
+                          settings.accuracy)
     for done, feeds, rows in feed_batches(specs, dataset, settings):
         labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
         outputs = [run_outputs(s, feeds, rows, path, limited=dataset is None)
                    for s, path in zip((first, second), paths, strict=True)]
         collector.add(feeds, *outputs, rows=rows, labels=labels)
-        _require_classifier(settings.tolerance, collector.classifier, paths[0])
+        require_classifier(settings.tolerance, collector.classifier, paths[0])
         if progress is not None:
             progress("accuracy", done / total)
     return collector.result(_timing_feeds(specs, dataset, settings))
@@ -349,7 +349,7 @@ def as_numbers(value: Any) -> NDArray[np.float64]:
     return array.astype(np.float64).ravel()
 
 
-def _require_samples(dataset: Dataset | None) -> None:
+def require_samples(dataset: Dataset | None) -> None:
     if dataset is None:
         return
     if not len(dataset):
@@ -358,7 +358,7 @@ def _require_samples(dataset: Dataset | None) -> None:
         raise DataError(f"{dataset.name}: {len(dataset.labels)} labels for {len(dataset)} samples; give one for each")
 
 
-def _require_classifier(tolerance: Tolerance, classifier: str | None, path: Path) -> None:
+def require_classifier(tolerance: Tolerance, classifier: str | None, path: Path) -> None:
     option = "--max-drop" if tolerance.max_drop is not None else "--min-agreement"
     if classifier is None and (tolerance.max_drop, tolerance.min_agreement) != (None, None):
         raise OptionError(f"{option}: {path} has no output with one score per class (N x K or N x K x 1 x 1); "
