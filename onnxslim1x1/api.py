@@ -249,7 +249,9 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
     """
     options, chosen = run or RunOptions(), settings or ValidationSettings()
     if plot is not None:
-        require_plot(Path(plot), chosen)
+        from onnxslim1x1.report.plot_layers import layers_image, require_layers
+
+        require_layers(Path(plot), per_layer=chosen.accuracy.per_layer)
         _require_output(plot, load(original), example="errors.svg", option="--plot")
     with _on_disk(original, "original.onnx") as first, _on_disk(rewritten, "rewritten.onnx") as second:
         model = load(first)
@@ -262,8 +264,6 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
         report = validate_models(first, second, dataset=dataset, costs=costs, progress=options.progress, settings=full)
         report = examine(report, (first, second), dataset=dataset, settings=full, progress=options.progress)
     if plot is not None and report.layers:
-        from onnxslim1x1.report.plot_layers import layers_image
-
         write_bytes(Path(plot), layers_image(report.layers, Path(plot).suffix), "--plot")
     return report
 

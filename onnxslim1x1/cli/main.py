@@ -16,7 +16,7 @@ from onnxslim1x1.errors import SlimError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer exports only this kind of usage error by name
 
-COMMANDS = ("cost", "analyze", "report", "plan", "apply", "slim", "validate", "cache")  # each a module beside this one
+COMMANDS = ("cost", "analyze", "report", "plan", "apply", "slim", "validate", "bisect", "cache")  # each a module beside this one
 
 
 def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:

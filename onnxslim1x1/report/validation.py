@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxslim1x1.report.accuracy import accuracy_parts
 from onnxslim1x1.report.document import jsonable
 from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
 from onnxslim1x1.report.style import Table, named_table
@@ -24,7 +25,7 @@ def validation_report(report: ValidationReport) -> list[str | Table]:
     parts += [f"{m.name}: {m.reason} ({m.code})" for m in report.mismatches]
     if not report.checker.rewritten_ok or not report.checker.original_ok:
         parts.append(f"ONNX checker: {report.checker.message}")
-    return [*parts, *gate_lines(report.gates), verdict_line(report)]
+    return [*parts, *accuracy_parts(report), *gate_lines(report.gates), verdict_line(report)]
 
 
 def before_and_after(report: ValidationReport) -> Table:
@@ -75,7 +76,12 @@ def gate_lines(gates: tuple[Gate, ...]) -> list[str]:
     """Promises that were asked for, and the standing ones that are broken."""
     shown = [g for g in gates if g.name not in _GATES or not g.passed]
     return [f"gate {_GATES.get(g.name, g.name)}: {'passed' if g.passed else 'FAILED'} "
-            f"({'-' if g.value is None else format(g.value, '.4g')}, bound {g.bound:g})" for g in shown]
+            f"({'-' if g.value is None else format(g.value, '.4g')}{_at(g)}, bound {g.bound:g})" for g in shown]
+
+
+def _at(gate: Gate) -> str:
+    """That the value is the end of an interval."""
+    return "" if gate.confidence is None else f" at {100 * gate.confidence:g} % confidence"
 
 
 def verdict_line(report: ValidationReport) -> str:

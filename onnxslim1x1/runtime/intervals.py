@@ -1,6 +1,6 @@
 """Confidence intervals and tests for two models that saw the same images.
 
-Hits and misses have closed formulas; everything else is resampled over images (scipy's bootstrap).
+Hits and misses have closed formulas; everything else is resampled over images.
 """
 
 from __future__ import annotations
@@ -94,19 +94,18 @@ def bootstrap(columns: tuple[Float64, ...], statistic: Statistic, *, confidence:
     Returns:
         Lower and upper end; None for a single image, of which nothing follows.
     """
-    from scipy import stats
-
     images = len(columns[0])
     if images < 2:
         return None
     point = float(statistic(*columns, axis=-1))
     if not math.isfinite(point):  # identical or broken throughout: no resampling says more
         return point, point
-    with np.errstate(all="ignore"):
-        found = stats.bootstrap(
-            columns, statistic, n_resamples=_RESAMPLES, batch=max(1, _AT_ONCE // images), vectorized=True, paired=True,
-            confidence_level=confidence, method="percentile", rng=np.random.default_rng(seed), axis=-1)
-        draws = found.bootstrap_distribution
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(draws, (tail, 1 - tail), method="inverted_cdf")  # never interpolates with infinity
-    return float(low), float(high)
+    rng, draws = np.random.default_rng(seed), list[Float64]()
+    rows = max(1, _AT_ONCE // images)
+    for start in range(0, _RESAMPLES, rows):
+        picks = rng.integers(0, images, (min(rows, _RESAMPLES - start), images))
+        draws.append(statistic(*(column[picks] for column in columns), axis=-1))
+    tail = (1 - confidence) / 2
+    # ratios in decibel may be infinite: quantiles that never interpolate, which scipy's bootstrap does not offer
+    low, high = np.quantile(np.concatenate(draws), (tail, 1 - tail), method="inverted_cdf").tolist()
+    return low, high

@@ -163,7 +163,7 @@ class ValidationReport:
                          f"check what it is fed (--data, --preprocess)")
         if self.random_inputs and self.outputs:
             found.append("outputs were compared on random inputs, which says little about real ones: give --data")
-        return tuple(found) + self.notes
+        return tuple(found)
 
 
 def _near_chance(classes: Classification, top1: float) -> bool:
