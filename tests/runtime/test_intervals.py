@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from onnxslim1x1.runtime.intervals import bootstrap, mcnemar, paired_difference, wilson
 from onnxslim1x1.runtime.series import calibration_error, mean, ratio_db
@@ -36,17 +37,23 @@ def test_extreme_tables_have_an_interval_around_the_difference(table):
     assert -1.0 <= low <= second.mean() - first.mean() <= high <= 1.0
 
 
-def test_wilson_is_the_formula():
-    z, n, p = 1.959963984540054, 50, 0.86
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    expected = [(centre + sign * half) / (1 + z * z / n) for sign in (-1, 1)]
-    assert wilson(43, 50, 0.95) == (pytest.approx(expected[0], abs=1e-12), pytest.approx(expected[1], abs=1e-12))
+@pytest.mark.parametrize(("hits", "images"), [(0, 1), (1, 1), (0, 20), (20, 20), (43, 50), (3990, 4000)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_wilson_is_that_of_scipy(hits, images, confidence):
+    expected = binomtest(hits, images).proportion_ci(confidence, method="wilson")
+    assert wilson(hits, images, confidence) == (pytest.approx(expected.low, abs=1e-12),
+                                                pytest.approx(expected.high, abs=1e-12))
 
 
 def test_mcnemar_counts_only_what_the_models_differ_in():
     assert mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)  # P(at most 1 of 9 heads), twice
     assert mcnemar(8, 1) == mcnemar(1, 8)
     assert mcnemar(0, 0) == 1.0
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 3), (4, 4), (17, 30), (5, 6), (200, 150)])
+def test_mcnemar_is_the_binomial_test_of_scipy(first, second):
+    assert mcnemar(first, second) == pytest.approx(binomtest(first, first + second).pvalue, abs=1e-12)
 
 
 @pytest.mark.parametrize(("images", "better"), [(60, 0.02), (400, 0.005), (400, 0.0)])
