@@ -109,15 +109,15 @@ class _Source:
         return create_session(with_outputs(model, tensors), options=patient_options(threads=benchmark.threads),
                               provider=benchmark.provider, where=model.where)
 
-    def batches(self, session: Any) -> Iterator[tuple[float, Feeds]]:
-        """Fraction done and feeds of each batch; a model that takes any number of images gets one at a time."""
+    def batches(self, session: Any) -> Iterator[tuple[float, Feeds, int]]:
+        """Fraction done, feeds and images of each batch; a model that takes any number gets one image at a time."""
         settings = self._settings
         total = settings.random_runs if self._dataset is None else len(self._dataset)
         one = replace(settings, batch_size=1)  # activations of one image can fill hundreds of megabytes
         self.images = 0
         for done, feeds, rows in feed_batches(input_specs(session, settings.shapes), self._dataset, one):
             self.images += rows
-            yield done / total, feeds
+            yield done / total, feeds, rows
 
     def prints(self, model: Model, tensors: Sequence[str]) -> dict[str, Print]:
         """What tensors look like in the first batch, in the order that was asked for."""
@@ -125,7 +125,7 @@ class _Source:
         shapes = infer_shapes(model, input_shapes=self._settings.shapes).tensors
         for wave in _waves(tensors, {n: 8 * math.prod(s) if (s := shapes.get(n)) else _UNKNOWN for n in tensors}):
             session = self.session(model, wave)
-            _, feeds = next(self.batches(session))
+            _, feeds, _ = next(self.batches(session))
             values = run(session, feeds, outputs=wave, where=model.where)
             found.update((name, Print.of(value)) for name, value in zip(wave, values, strict=True)
                          if isinstance(value, np.ndarray) and value.dtype.kind in "biuf")
@@ -151,10 +151,12 @@ def _compared(models: tuple[Model, Model], wave: Sequence[Pair], source: _Source
     names = [[p.original for p in wave], [p.rewritten for p in wave]]
     sessions = [source.session(m, n) for m, n in zip(models, names, strict=True)]
     sums = [DiffAccumulator(p.original) for p in wave]
-    for done, feeds in source.batches(sessions[0]):
+    for done, feeds, rows in source.batches(sessions[0]):
+        size = len(next(iter(feeds.values())))
         values = [run(s, feeds, outputs=n, where=m.where) for s, n, m in zip(sessions, names, models, strict=True)]
         for accumulator, old, new in zip(sums, *values, strict=True):
-            accumulator.add(old, new)
+            keep = slice(rows) if old.ndim and len(old) == size else ...  # without what fills up a batch
+            accumulator.add(old[keep], new[keep])
         told(done)
     return {accumulator.result().name: accumulator.result() for accumulator in sums}
 
