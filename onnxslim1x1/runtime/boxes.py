@@ -16,6 +16,7 @@ Float64 = NDArray[np.float64]
 
 BEST = 10  # boxes per image that are compared
 _LEAST_PLACES = 16
+_PLACES_PER_VALUE = 10
 _OVERLAP = 0.5  # from which on two boxes are the same, as PASCAL VOC has it
 _SUM_TOLERANCE = 1e-3
 
@@ -39,7 +40,8 @@ class Raw:
 def find_raw(shapes: Mapping[str, Sequence[int]]) -> Raw | None:
     """Recognise the raw outputs of a detector by their shapes (batch axis included); None if there are none.
 
-    At least 16 places are expected; scores and boxes apart, or in one output of three axes.
+    At least 16 places are expected with scores and boxes apart; in one output of three axes ten times as many places as
+    values of each, because features of tokens have three axes, too.
     """
     three = {name: shape for name, shape in shapes.items() if len(shape) == 3}
     for boxes, shape in three.items():
@@ -48,9 +50,9 @@ def find_raw(shapes: Mapping[str, Sequence[int]]) -> Raw | None:
             if scores:
                 return Raw(scores=scores, boxes=boxes, kind="apart")
     for name, (_, places, values) in three.items():
-        if places >= _LEAST_PLACES and 6 <= values < places:
+        if 6 <= values <= places // _PLACES_PER_VALUE:
             return Raw(scores=name, boxes=name, kind="rows")
-        if values >= _LEAST_PLACES and 5 <= places < values:
+        if 5 <= places <= values // _PLACES_PER_VALUE:
             return Raw(scores=name, boxes=name, kind="columns")
     return None
 

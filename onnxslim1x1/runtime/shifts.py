@@ -84,10 +84,10 @@ def _cropped(image: NDArray[np.float64], rng: np.random.Generator) -> NDArray[An
 SHIFTS = (
     Shift(name="brightness", strength="+20 %", apply=lambda image, _: np.minimum(1.2 * image, 1.0)),
     Shift(name="brightness", strength="-20 %", apply=lambda image, _: 0.8 * image),
-    Shift(name="noise", strength="sigma 8 of 255",
+    Shift(name="noise", strength="sigma 8/255",
           apply=lambda image, rng: np.clip(image + rng.normal(0.0, _NOISE / _PIXELS, image.shape), 0.0, 1.0)),
-    Shift(name="blur", strength="sigma 0.5 % of the side", apply=_blurred),
-    Shift(name="crop", strength="7/8 of the sides", apply=_cropped),
+    Shift(name="blur", strength="sigma 0.5 %", apply=_blurred),
+    Shift(name="crop", strength="7/8 of sides", apply=_cropped),
 )
 
 

@@ -84,9 +84,8 @@ def choose(asked: str, *, inputs: Shapes, outputs: Shapes, floats: Sequence[str]
         ssim = has_ssim()
         notes = () if ssim else (NO_SSIM,)
         metrics += [ImageMetric(name, ssim=ssim) for name in fits]
-    elif task == "detection":
-        raw = find_raw(outputs)
-        metrics += [BoxMetric(raw)] if raw else []
+    elif task == "detection" and (raw := find_raw({n: s for n, s in outputs.items() if n in floats})):
+        metrics.append(BoxMetric(raw))
     elif task == "segmentation":
         metrics += [MaskMetric(name) for name in fits]
     metrics += [SignalMetric(name, also) for name in outputs]
@@ -101,7 +100,7 @@ def _decide(asked: str, inputs: Shapes, outputs: Shapes, floats: Sequence[str],
             _is_sound(i) and i[-1] == s[-1] for i in inputs.values())],
         "classification": [n for n, s in outputs.items()
                            if looks_like_classifier(s) and s[0] == rows and n in floats],
-        "detection": [raw.boxes] if (raw := find_raw(outputs)) else [],
+        "detection": [raw.boxes] if (raw := find_raw({n: s for n, s in outputs.items() if n in floats})) else [],
         "image": [n for n, s in outputs.items() if n in floats and any(_same_channels(s, i) for i in inputs.values())],
         "segmentation": [n for n, s in outputs.items() if _is_mask(s, whole=n not in floats)],
         "regression": list(outputs),

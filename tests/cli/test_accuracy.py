@@ -131,13 +131,15 @@ def test_every_planted_fault_has_its_code_and_its_message(rewritten, options, co
     found = validate(command, rewritten, *options)
     assert found.code == code
     assert message in found.out + found.err
-    others = {text for _, _, _, text in FAULTS if text.split("(")[0] != message.split("(")[0]}
+    others = {text for name, _, _, text in FAULTS if name != rewritten}
     assert not any(text in found.out + found.err for text in others)
 
 
 def test_a_sound_copy_passes(command):
     found = validate(command, "model.onnx", "--min-snr", "100", "--max-drop", "0", "--confidence", "0.6")
-    assert "FAILED" not in found.out.replace("gate max_drop: FAILED", "")  # 24 images cannot promise a drop of 0
+    assert found.code == 4  # 24 images cannot promise a drop of 0
+    assert "gate max_drop: FAILED" in found.out
+    assert "gate min_snr_db: passed (inf at 60 % confidence, bound 100)" in found.out
     assert validate(command, "model.onnx", "--min-snr", "100", "--max-drop", "0").code == 0
 
 
@@ -160,7 +162,7 @@ def test_a_wrong_bias_is_found_where_it_is(command, place):
     shown = validate(command, "wrong_bias.onnx", "--per-layer")
     row = next(line for line in shown.out.splitlines() if line.startswith("features") and "enters" in line)
     assert "Conv" in row
-    assert "per layer: 6 of 6 intermediate tensors were compared (6 matched by name, 0 by value)" in shown.out
+    assert "per layer: 6 of 6 intermediate tensors were compared (6 matched by name" in shown.out
     pytest.importorskip("matplotlib")
     drawn = validate(command, "wrong_bias.onnx", "--per-layer", "--plot", "errors.svg")
     assert drawn.code == 0
@@ -215,7 +217,7 @@ def test_everything_that_is_found_is_in_the_document(command):
 def plan(place):
     from onnxslim1x1 import api
 
-    api.plan(place / "model.onnx", api.Budget(ranks={"node_features": 8, "node_stem": 16}), output=place / "plan.json",
+    api.plan(place / "model.onnx", api.Budget(ranks={"node_features": 8, "node_stem": 2}), output=place / "plan.json",
              run=api.RunOptions(threads=1))
     return "plan.json"
 

@@ -171,14 +171,17 @@ def test_waves_change_nothing(compared, monkeypatch):
     wrong = network(stem_w=1.1 * weights()["stem_w"])
     whole = compared(network(), wrong, images(6))
     monkeypatch.setattr(layer_errors, "_LIMIT", 1)
-    assert compared(network(), wrong, images(6)) == whole
+    waves = compared(network(), wrong, images(6))
+    assert [one.tensor for one in waves.layers] == ORDER
+    # onnxruntime fuses other nodes when it is asked for other tensors: the last digits differ
+    assert [one.rel_error for one in waves.layers] == pytest.approx([one.rel_error for one in whole.layers], rel=1e-4)
 
 
 # which tensors there are
 
 
 def test_constants_are_no_tensors_of_the_network():
-    model = network(text=TEXT.replace("logits = Gemm", "c = Constant <value = float[1] {2}> ()\n  c2 = Neg(c)\n  "
+    model = network(text=TEXT.replace("logits = Gemm", "c = Constant <value = float[1] {{2}}> ()\n  c2 = Neg(c)\n  "
                                       "logits = Gemm"))
     assert list(producers(load(model))) == ORDER
 

@@ -31,6 +31,7 @@ def chosen(asked="auto", inputs=IMAGES, floats=None, rows=2, **outputs):
     ("regression", IMAGES, {"y": (2, 1)}),
     ("regression", IMAGES, {"y": ()}),
     ("regression", IMAGES, {"y": (2, 512, 2, 2)}),
+    ("regression", IMAGES, {"tokens": (2, 197, 768)}),
 ])
 def test_auto(task, inputs, outputs):
     found = chosen(inputs=inputs, **outputs)
