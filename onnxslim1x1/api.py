@@ -383,5 +383,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
 
 
 __all__ = ["Bisection", "Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan", "save_plan", "slim",
-           "validate"]
+           "ValidationSettings", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan", "save_plan",
+           "slim", "validate"]

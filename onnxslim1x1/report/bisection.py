@@ -16,15 +16,15 @@ def bisection_report(found: Bisection) -> list[str | Table]:
     tried = f"{len(found.trials)} subsets were tried"
     total = len(found.planned)
     if not found.whole.broken:
-        return [f"nothing breaks: all {total} layers of the plan together keep every gate ({tried})", *_gates(found.whole)]
+        return [f"nothing breaks: all {total} layers of the plan together keep every gate ({tried})",
+                *_gates(found.whole)]
     if found.unchanged is not None and found.unchanged.broken:
         return ["a gate fails without any rewritten layer, so no layer is to blame; choose other gates",
                 *_gates(found.unchanged)]
     rows = [(p.layer, p.strategy, shape(p.ranks), f"{p.error:.3g}") for p in found.breaking]
-    one = len(rows) == 1
+    breaks = "breaks a gate" if len(rows) == 1 else "break a gate, and not without each other"
     parts: list[str | Table] = [
-        f"{len(rows)} of {total} layers break{'s' if one else ''} a gate{'' if one else ', and not without each other'} "
-        f"({tried}):", named_table(("layer", "family", "ranks", "error"), rows, left=(1,)), ""]
+        f"{len(rows)} of {total} layers {breaks} ({tried}):", named_table(("layer", "family", "ranks", "error"), rows, left=(1,)), ""]
     if found.smallest is not None:
         parts += ["alone:", *_gates(found.smallest)]
     if found.rest is not None:

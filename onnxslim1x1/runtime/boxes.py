@@ -74,10 +74,10 @@ class BoxMetric:
 
     def add(self, batch: Batch) -> None:
         """Take in a batch of scores and boxes."""
-        pairs = batch.pair(self._raw.scores), batch.pair(self._raw.boxes)
-        if pairs[0] is None or pairs[1] is None:
+        scores, boxes = batch.pair(self._raw.scores), batch.pair(self._raw.boxes)
+        if scores is None or boxes is None:
             return
-        sides = [self._split(scores, boxes) for scores, boxes in zip(*pairs, strict=True)]
+        sides = [self._split(a, b) for a, b in zip(scores, boxes, strict=True)]
         if self._corners is None:
             self._learn(*sides[0])
         (old_scores, old_boxes), (new_scores, new_boxes) = sides

@@ -126,7 +126,7 @@ def _masks(scores: Float64, *, probabilities: bool) -> NDArray[Any]:
     if scores.ndim == 3:
         return scores
     if scores.shape[1] > 1:
-        return scores.argmax(axis=1)
+        return np.asarray(scores.argmax(axis=1))
     return np.asarray(scores[:, 0] > (0.5 if probabilities else 0.0))
 
 

@@ -87,6 +87,7 @@ class Columned:
         return name in self._parts
 
     def __call__(self, *names: str) -> Columns:
+        """Columns of these names over all images."""
         return tuple(joined(self._parts[name]) for name in names)
 
 
@@ -108,7 +109,7 @@ class ClassMetric:
             return
         first, second = (scores.reshape(len(scores), -1) for scores in pair)
         self._classes = first.shape[1]
-        good = [np.isfinite(scores).all(axis=1) for scores in (first, second)]
+        good = [np.asarray(np.isfinite(scores).all(axis=1)) for scores in (first, second)]
         both, top = good[0] & good[1], first.argmax(axis=1)
         kl = np.full(len(first), np.nan)
         kl[both] = kl_divergence(first[both], second[both])

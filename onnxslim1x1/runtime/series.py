@@ -149,7 +149,7 @@ def root_ratio(signal: Float64, noise: Float64, *, axis: int = -1) -> Float64:
 
 
 def cosine(signal: Float64, other: Float64, product: Float64, *, axis: int = -1) -> Float64:
-    """sum product / sqrt(sum signal * sum other), in [-1, 1]; 0 if one of them is 0 everywhere, 1 if both are."""
+    """Sum product / sqrt(sum signal * sum other), in [-1, 1]; 0 if one of them is 0 everywhere, 1 if both are."""
     first, second = np.asarray(signal.sum(axis=axis)), np.asarray(other.sum(axis=axis))
     norm = np.sqrt(first) * np.sqrt(second)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Both models on inputs that are changed on purpose: does the rewritten one degrade faster than the original?"""
+"""Both models on inputs that are changed on purpose, to see whether the rewritten one degrades faster."""
 
 from __future__ import annotations
 

@@ -68,8 +68,7 @@ class Trial:
             OptionError: classes were promised for a model that is no classifier.
         """
         session = self._load(rewritten)
-        collector = Collector(*([o.name for o in s.get_outputs()] for s in (self._session, session)),
-                              self._settings.accuracy)
+        collector = Collector((self._session, session), self._settings.accuracy)
         for batch in self._batches():
             found = run_outputs(session, batch.feeds, batch.rows, self._path, limited=False)
             collector.add(batch.feeds, batch.outputs, found, rows=batch.rows, labels=batch.labels)

@@ -229,9 +229,10 @@ class Found:
 
 
 class Collector:
-    """Gathers the comparison of all outputs, batch by batch."""
+    """Gathers the comparison of all outputs of two sessions, the original's first, batch by batch."""
 
-    def __init__(self, original: Sequence[str], rewritten: Sequence[str], settings: AccuracySettings) -> None:
+    def __init__(self, sessions: Sequence[Any], settings: AccuracySettings) -> None:
+        original, rewritten = ([item.name for item in session.get_outputs()] for session in sessions)
         self.mismatches = list(compare_names(original, rewritten))
         self.diffs = {name: DiffAccumulator(name) for name in original if name in rewritten}
         self.accuracy = AccuracyCollector(settings)
@@ -282,8 +283,7 @@ def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, setti
         return Found(mismatches=mismatches)
     require_samples(dataset)
     total = settings.random_runs if dataset is None else len(dataset)
-    collector = Collector(*([item.name for item in session.get_outputs()] for session in (first, second)),
-                          settings.accuracy)
+    collector = Collector((first, second), settings.accuracy)
     for done, feeds, rows in feed_batches(specs, dataset, settings):
         labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
         outputs = [run_outputs(s, feeds, rows, path, limited=dataset is None)

@@ -212,11 +212,9 @@ def _bounded_gates(report: ValidationReport, tolerance: Tolerance) -> list[Gate]
     for one in report.figures:  # of several outputs the worst counts
         known = lows.get(one.name, math.inf)
         lows[one.name] = None if one.low is None or known is None else min(one.low, known)
-    agreement, top1 = lows.get("agreement"), lows.get("top1")
-    if "top1" in lows:
-        drop = None if top1 is None else -top1
-    else:
-        drop = None if agreement is None else 1.0 - agreement
+    agreement = lows.get("agreement")
+    kept = lows["top1"] if "top1" in lows else None if agreement is None else agreement - 1.0
+    drop = None if kept is None else -kept
     wanted = (("max_drop", tolerance.max_drop, drop), ("min_agreement", tolerance.min_agreement, agreement),
               ("min_snr_db", tolerance.min_snr_db, lows.get("snr_db")))
     return [replace(_gate(name, bound, value), confidence=tolerance.confidence)

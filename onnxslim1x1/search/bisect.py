@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeVar
 
 from onnxslim1x1.errors import OptionError
@@ -93,7 +94,7 @@ def ddmin(items: Sequence[Item], breaks: Callable[[tuple[Item, ...]], bool]) -> 
 
 def _divided(items: tuple[Item, ...], parts: int) -> list[tuple[Item, ...]]:
     edges = [len(items) * k // parts for k in range(parts + 1)]
-    return [items[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [items[a:b] for a, b in pairwise(edges)]
 
 
 def bisect(carried: Carried, judge: Judge, *, progress: Progress | None = None) -> Bisection:

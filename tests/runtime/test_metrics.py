@@ -3,6 +3,7 @@
 import math
 import sys
 import tracemalloc
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
@@ -68,7 +69,7 @@ def measured(name, original, rewritten, sizes=(60,)):
     """Figures by name when the images come in batches of these sizes."""
     metric = METRICS[name][0]()
     edges = np.cumsum((0, *sizes))
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         metric.add(Batch(original={n: v[a:b] for n, v in original.items()},
                          rewritten={n: v[a:b] for n, v in rewritten.items()}, rows=b - a, labels=LABELS[a:b]))
     return {s.name: figure(s, confidence=0.95) for s in metric.series()}
