@@ -28,13 +28,13 @@ class PageFlags:
         """Option and file of every report that was asked for."""
         return {} if self.html is None else {"--html": self.html}
 
-    def require(self, *inputs: Path | None, json: bool = False, output: Path | None = None) -> None:
+    def require(self, *inputs: Path | None, json: bool = False, also: Mapping[str, Path | None] | None = None) -> None:
         """Fail before the work rather than after it.
 
         Args:
             inputs: files that are read.
             json: whether standard output is for one JSON document.
-            output: what else is written.
+            also: files that other options write.
 
         Raises:
             OptionError: two results have one place, an output is an input, or a library is missing.
@@ -44,7 +44,7 @@ class PageFlags:
             return
         from onnxslim1x1.graph.save import require_writable
 
-        places = [*self.wanted.items(), *([("--json", _STDOUT)] if json else []), *([("-o", output)] if output else [])]
+        places = [*self.wanted.items(), *([("--json", _STDOUT)] if json else []), *((o, p) for o, p in (also or {}).items() if p)]
         for (one, path), (other, same) in itertools.combinations(places, 2):
             if path.absolute() == same.absolute():
                 raise OptionError(f"{one} and {other}: both write to "

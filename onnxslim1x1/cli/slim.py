@@ -51,7 +51,7 @@ def command(
         return
     check = None if no_validate else api.Check(data=images.options(), settings=gates.settings(),
                                                keep_failed=keep_failed)
-    page.require(model, calibration, images.data, images.labels, output=target)
+    page.require(model, calibration, images.data, images.labels, also={"--output": target})
     with progress_bar() as progress:
         result = api.slim(model, target, budget=wanted, calibration=fit and replace(fit, labels=None),
                           run=run.options(progress), check=check)

@@ -66,6 +66,9 @@ class LatencyRecord:
         noise_low: lower end of the same interval for A / A', two sessions of the original.
         noise_high: its upper end.
         samples: times of single runs, or None where they were not kept.
+        batch: images in one run.
+        sittings: how often all three sessions were made anew.
+        cpus: logical processors that the process might use.
         verdict: faster or slower only if the whole interval lies beyond 1 and beyond the noise.
     """
 
@@ -77,6 +80,9 @@ class LatencyRecord:
     noise_low: float
     noise_high: float
     samples: Samples | None
+    batch: int
+    sittings: int
+    cpus: int
     verdict: Verdict
 
 
@@ -210,6 +216,9 @@ class ValidationRecord:
         layers: error of every intermediate tensor, in the order of computation; empty if it was not asked for.
         shifts: both models on inputs that were changed on purpose; empty if it was not asked for.
         worst: images on which the two are furthest apart, the worst first.
+        task: what the model is judged as.
+        task_reason: why.
+        notes: what was left out or assumed, one line each.
         passed: whether every promise holds.
         warnings: why the figures may mean little, one line each.
     """
@@ -232,6 +241,9 @@ class ValidationRecord:
     layers: tuple[LayerErrorRecord, ...]
     shifts: tuple[ShiftedRecord, ...]
     worst: tuple[WorstRecord, ...]
+    task: str
+    task_reason: str
+    notes: tuple[str, ...]
     passed: bool
     warnings: tuple[str, ...]
 

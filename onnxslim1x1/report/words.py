@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from onnxslim1x1.report.accuracy import FRACTIONS
 from onnxslim1x1.report.format import decibel
 from onnxslim1x1.report.validation_records import (
     FigureRecord,
@@ -29,7 +30,6 @@ STANDING = {"checker": "ONNX checker", "interface": "inputs and outputs match", 
 _LABELS = {"top1": "top-1", "top5": "top-5", "agreement": "same class", "kl": "KL divergence",
            "ece": "calibration error", "psnr_db": "PSNR", "snr_db": "SNR", "ssim": "SSIM", "mask_iou": "mask IoU",
            "cosine": "cosine", "rel_error": "relative error"}
-_FRACTIONS = ("top1", "top5", "agreement", "ece", "mask_iou", "box_agreement")  # shown in per cent
 # in the direction of worse and of better, for figures that should be high and for those that should be low
 _MOVES = {"higher": ("drop", "gain"), "lower": ("rise", "fall")}
 
@@ -70,7 +70,7 @@ class Scale:
 
 def scale(figure: AnyFigure) -> Scale:
     """How a figure is written."""
-    if not figure.unit and figure.name in _FRACTIONS:
+    if not figure.unit and figure.name in FRACTIONS:
         return Scale(factor=100.0, form=".2f", unit="%", unit_of_change=" points")
     unit = f" {figure.unit}" if figure.unit else ""
     return Scale(factor=1.0, form=".2f" if figure.unit == "dB" else ".4g", unit=unit, unit_of_change=unit)
@@ -149,14 +149,15 @@ def snr(output: OutputDiff | OutputRecord) -> str:
 
 
 def setting(latency: AnyLatency) -> str:
-    """What a latency was measured with: ``2 threads``."""
+    """What a latency was measured with: ``2 threads, batch 8``; a batch of one goes without saying."""
     threads = latency.original.threads
-    return f"{threads} thread{'' if threads == 1 else 's'}" if threads else "automatic threads"
+    text = f"{threads} thread{'' if threads == 1 else 's'}" if threads else "automatic threads"
+    return text if latency.batch == 1 else f"{text}, batch {latency.batch}"
 
 
-def latency_words(latency: AnyLatency) -> str:
-    """The measured ratio with its interval and the noise floor."""
-    return (f"{latency.verdict}: {latency.speedup:.2f}x, 95 % interval {latency.speedup_low:.2f} to "
+def latency_words(latency: AnyLatency, where: str = "") -> str:
+    """The measured ratio with its interval and the noise floor; `where` tells it apart from others."""
+    return (f"{latency.verdict}{where}: {latency.speedup:.2f}x, 95 % interval {latency.speedup_low:.2f} to "
             f"{latency.speedup_high:.2f}; noise floor (the original against itself) {latency.noise_low:.2f} to "
             f"{latency.noise_high:.2f}; {latency.original.runs} runs each")
 
@@ -168,9 +169,8 @@ def gate_name(gate: Gate) -> str:
 
 def gate_value(gate: Gate) -> str:
     """What was found: ``-`` if it could not be measured; one that passed without a number was infinite."""
-    if gate.value is None:
-        return "inf" if gate.passed else "-"
-    return format(gate.value, ".4g")
+    value = ("inf" if gate.passed else "-") if gate.value is None else format(gate.value, ".4g")
+    return value if gate.confidence is None else f"{value} at {100 * gate.confidence:g} % confidence"
 
 
 def gate_words(gate: Gate) -> str:

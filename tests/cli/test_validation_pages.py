@@ -109,7 +109,7 @@ def test_slim_writes_a_page_with_the_plan():
     (("validate", "net.onnx", "other.onnx", "--data", "images.npz", "--html", "images.npz"), "images.npz: output and"),
     (("validate", "net.onnx", "other.onnx", "--html", "missing/a.html"), "missing: no such folder to write a.html"),
     (("slim", "net.onnx", "-o", "out.onnx", "--html", "net.onnx"), "net.onnx: output and input are the same file"),
-    (("slim", "net.onnx", "-o", "out.onnx", "--html", "./out.onnx"), "--html and -o: both write to out.onnx"),
+    (("slim", "net.onnx", "-o", "out.onnx", "--html", "./out.onnx"), "--html and --output: both write to out.onnx"),
     (("slim", "net.onnx", "--explore", "--html", "a.html"), "--html: contradicts --explore")])
 def test_what_makes_no_sense_is_refused_before_the_work(arguments, message):
     assert refused(*arguments).startswith(message)

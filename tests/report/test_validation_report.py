@@ -1,7 +1,6 @@
 """A validation as tables, lines and JSON: nothing cut off at 80 columns, every number a number."""
 
 import dataclasses
-import itertools
 import json
 import math
 
@@ -10,7 +9,6 @@ import pytest
 from onnxslim1x1.report.style import Table, lines_of
 from onnxslim1x1.report.validation import (
     before_and_after,
-    figure_lines,
     gate_lines,
     validation_json,
     validation_report,
@@ -211,77 +209,6 @@ def test_mismatches_and_the_checker_are_told():
 def test_without_outputs_in_common():
     found = report(outputs=(), classification=None, latencies=())
     assert "SNR" not in "".join(rendered(validation_report(found), 80))
-
-
-# ---- what else was found ----
-
-def lines_under(text, header):
-    """Cells of the lines of a table by its header, up to the next empty line."""
-    start = next(i for i, line in enumerate(text) if line.startswith(header))
-    return [line.split() for line in text[start + 2:text.index("", start)]]
-
-
-@pytest.mark.parametrize("width", [80, 160])
-def test_everything_fits(judged, failed, width):
-    for found in (judged, failed, dataclasses.replace(judged, figures=judged.figures * 3)):
-        text = rendered(validation_report(found), width)
-        assert max(map(len, text)) <= width
-        assert ("", "") not in set(itertools.pairwise(text))
-
-
-def test_accuracy_is_said_with_its_interval(judged):
-    assert figure_lines(judged) == [
-        "top-1: drop 0.40 points, 95 % interval 0.10 to 0.70, 4,000 images, p = 0.0093",
-        "same class: 96.10%, 95 % interval 95.40 to 96.70, 4,000 images",
-        "KL divergence: 0.0491 nats, 95 % interval 0.0442 to 0.0549, 4,000 images",
-        "calibration error: rise 0.31 points, 95 % interval -0.08 to 0.71, 4,000 images"]
-    assert set(figure_lines(judged)) <= set(rendered(validation_report(judged), 160))
-    other = dataclasses.replace(judged.figures[0], output="aux")
-    assert figure_lines(dataclasses.replace(judged, figures=(judged.figures[0], other)))[1].startswith("aux, top-1: d")
-
-
-def test_memory_loading_and_figures_of_both_models_stand_side_by_side(judged):
-    found = rows(judged)
-    assert found["loading"] == ["31 ms", "28 ms", "1.11x less"]
-    assert found["arena"] == ["8.4 MB", "7.9 MB", "1.06x less"]
-    assert "resident memory" not in found  # of one model only
-    assert found["calibration error"] == ["9.20%", "9.51%", "+0.31 points"]
-    assert [name for name in found if name.startswith("top-1")] == ["top-1"]
-    assert not {"same class", "KL divergence"} & set(found)  # said below with their intervals
-
-
-def test_every_setting_has_its_verdict(judged):
-    text = rendered(validation_report(judged), 80)
-    found = lines_under(text, "latency with")
-    assert found[0][:5] == ["1", "thread", "12.4", "8.26", "1.50x"]
-    assert [row[-1] for row in found] == ["faster", "faster", "difference"]
-    assert text[-2].startswith("faster: 1.50x")  # what gates judge
-    one = dataclasses.replace(judged, latencies=judged.latencies[:1])
-    assert "latency with" not in "".join(rendered(validation_report(one), 80))
-
-
-def test_changed_inputs(judged):
-    found = lines_under(rendered(validation_report(judged), 80), "changed inputs")
-    assert found[1] == ["noise", "sigma", "8", "top-1", "0.62", "points", "more,", "0.15", "to", "1.08"]
-    assert len(found) == 4
-
-
-def test_few_of_many_tensors_are_shown(judged):
-    text = rendered(validation_report(judged), 80)
-    found = lines_under(text, "12 of 24 tensors")
-    assert len(found) == 12
-    order = [x.node for x in judged.layers]
-    assert [row[0] for row in found] == sorted((row[0] for row in found), key=order.index)
-    assert found[0] == ["stage0/block2", "Conv", "3%", "30.5", "dB", "enters", "here", "rewritten"]
-    assert {x.node for x in judged.layers if x.rewritten} <= {row[0] for row in found}
-    exact = dataclasses.replace(judged, layers=judged.layers[:2])
-    assert "0 of 2 tensors" in "".join(rendered(validation_report(exact), 80))
-
-
-def test_the_worst_images_are_named(judged):
-    found = [line for line in rendered(validation_report(judged), 160) if line.startswith("worst: ")]
-    assert found[1] == "worst: photos/0017.jpg: class 1 (cat) became 4 (dog) (KL divergence 1.35)"
-    assert len(found) == 3
 
 
 # ---- JSON ----
