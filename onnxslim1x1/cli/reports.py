@@ -44,7 +44,8 @@ class PageFlags:
             return
         from onnxslim1x1.graph.save import require_writable
 
-        places = [*self.wanted.items(), *([("--json", _STDOUT)] if json else []), *((o, p) for o, p in (also or {}).items() if p)]
+        places = [*self.wanted.items(), *([("--json", _STDOUT)] if json else []),
+                  *((option, path) for option, path in (also or {}).items() if path)]
         for (one, path), (other, same) in itertools.combinations(places, 2):
             if path.absolute() == same.absolute():
                 raise OptionError(f"{one} and {other}: both write to "

@@ -9,7 +9,17 @@ from onnxslim1x1.report.facts import Fact
 from onnxslim1x1.report.format import count, ms, size_bytes
 from onnxslim1x1.report.validation_records import SlimRecord, Validated, ValidateRecord, ValidationRecord
 from onnxslim1x1.report.validation_sheets import times_less
-from onnxslim1x1.report.words import figure_words, gate_words, is_change, label, latency_words, scale, setting, snr
+from onnxslim1x1.report.words import (
+    exact_outputs,
+    figure_words,
+    gate_words,
+    is_change,
+    label,
+    latency_words,
+    scale,
+    setting,
+    snr,
+)
 
 Tone = Literal["good", "bad", "open"]
 Line = tuple[Tone, str]
@@ -72,7 +82,9 @@ def accuracy_lines(found: ValidationRecord) -> list[str]:
     """The first figures with their intervals, or what there is without any."""
     if found.figures:
         several = len({f.output for f in found.figures}) > 1
-        return [f"{f'{f.output}, ' if several else ''}{label(f.name)}: {figure_words(f)}" for f in found.figures[:4]]
+        exact = exact_outputs(found)
+        return [f"{f'{f.output}, ' if several else ''}{label(f.name)}: {figure_words(f, exact=f.output in exact)}"
+                for f in found.figures[:4]]
     classes = found.classification
     if classes is not None:
         drop = "" if classes.top1_drop is None else f"top-1 {_drop(classes.top1_drop)}, "

@@ -24,7 +24,7 @@ def validation_page(record: Validated) -> str:
     values = {
         "title": title(record), "subtitle": subtitle(record), "tone": tone, "headline": verdict,
         "lines": verdict_lines(record), "facts": facts(found) if found else [], "tool": record.tool,
-        "warnings": record.warnings,
+        "warnings": [*record.warnings, *(found.notes if found else ())],
         "sections": {s.key: s for s in sections(found)} if found else {},
         "slim": slim, "planned": planned(slim) if slim else None, "left_alone": left_alone(slim) if slim else [],
         "settings": [setting(x) for x in found.latencies] if found else [], "errors": layer_errors(layers),

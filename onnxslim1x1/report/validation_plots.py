@@ -31,9 +31,8 @@ def ratios(latencies: Sequence[LatencyRecord]) -> LayoutDOM | None:
               color=GREY, fill_alpha=0.3, line_alpha=0.0)
     plot.vspan(x=[1.0], line_color=GREY, line_dash="dashed")
     colors = [{"faster": BLUE, "slower": PICKED}.get(x.verdict, GREY) for x in latencies]
-    plot.segment(x0=[x.speedup_low for x in latencies], x1=[x.speedup_high for x in latencies], y0=names, y1=names,
-                 line_width=5, line_color=colors)
-    plot.scatter(x=[x.speedup for x in latencies], y=names, size=13, marker="diamond", color=colors)
+    _intervals(plot, {"y": names, "low": [x.speedup_low for x in latencies], "x": [x.speedup for x in latencies],
+                      "high": [x.speedup_high for x in latencies], "color": colors})
     return plot
 
 
@@ -71,6 +70,16 @@ def _rows(names: Sequence[str], *, start: float, end: float, label: str) -> figu
     plot.xaxis.axis_label = label
     plot.ygrid.visible = False
     return plot
+
+
+def _intervals(plot: figure, columns: dict[str, list[Any]]) -> None:
+    """A bar from ``low`` to ``high`` with a diamond at ``x`` in every row ``y``.
+
+    Colours are a column, too: of a list bokeh makes columns in an order that differs from process to process.
+    """
+    source = ColumnDataSource(columns)
+    plot.segment(x0="low", x1="high", y0="y", y1="y", source=source, line_width=5, line_color="color")
+    plot.scatter(x="x", y="y", source=source, size=12, marker="diamond", fill_color="color", line_color="color")
 
 
 def growth(layers: Sequence[LayerErrorRecord]) -> LayoutDOM | None:
@@ -120,8 +129,7 @@ def excesses(shifts: Sequence[ShiftedRecord]) -> LayoutDOM | None:
                  label=f"{label(usual[0][0])}:{written.unit_of_change} lost more")
     plot.vspan(x=[0.0], line_color=GREY, line_dash="dashed")
     colors = [PICKED if low > 0 else BLUE for low in lows]
-    plot.segment(x0=lows, x1=highs, y0=names, y1=names, line_width=5, line_color=colors)
-    plot.scatter(x=middles, y=names, size=12, marker="diamond", color=colors)
+    _intervals(plot, {"y": names, "low": lows, "x": middles, "high": highs, "color": colors})
     return plot
 
 

@@ -10,7 +10,9 @@ from onnxslim1x1.report.format import count, ms, shape, size_bytes
 from onnxslim1x1.report.rows import Cell, Column, Sheet, count_cell, ms_cell, number_cell, text_cell
 from onnxslim1x1.report.validation_records import FigureRecord, LayerErrorRecord, SlimRecord, ValidationRecord
 from onnxslim1x1.report.words import (
+    IDENTICAL,
     NOT_FINITE,
+    exact_outputs,
     excess_words,
     gate_name,
     gate_value,
@@ -107,23 +109,24 @@ def latencies(found: ValidationRecord) -> Sheet:
 def figures(found: ValidationRecord) -> Sheet:
     """Figures of accuracy with their intervals; what the classes say where there are none."""
     several = len({f.output for f in found.figures}) > 1
-    rows = [_figure_row(f, several) for f in found.figures] or _class_rows(found)
+    exact = exact_outputs(found)
+    rows = [_figure_row(f, several, f.output in exact) for f in found.figures] or _class_rows(found)
     columns = (_name("figure", "figure"), _name("output", "output"), _figure("original", "original"),
                _figure("rewritten", "rewritten"), _figure("value", "comparison", narrow=True),
                _figure("interval", "interval", narrow=True), _figure("p", "p"), _figure("images", "images"))
     return _sheet(columns, rows)
 
 
-def _figure_row(figure: FigureRecord, several: bool) -> tuple[Cell, ...]:
+def _figure_row(figure: FigureRecord, several: bool, exact: bool) -> tuple[Cell, ...]:
     written, changed = scale(figure), is_change(figure)
-    value = figure.value
-    told = NOT_FINITE if value is None else f"{value * written.factor:+{written.form}}{written.unit_of_change}" \
+    value, infinite = figure.value, IDENTICAL if exact else NOT_FINITE
+    told = infinite if value is None else f"{value * written.factor:+{written.form}}{written.unit_of_change}" \
         if changed else written.value(value)
     interval = interval_text(figure) or None
     return (text_cell(label(figure.name)), text_cell(figure.output if several else None),
             Cell(text=written.value(figure.original) if changed else "", value=figure.original),
             Cell(text=written.value(figure.rewritten) if changed else "", value=figure.rewritten),
-            Cell(text=told, value=value if value is not None else NOT_FINITE), text_cell(interval),
+            Cell(text=told, value=value if value is not None else infinite), text_cell(interval),
             number_cell(figure.p_value, ".2g"), count_cell(figure.images))
 
 

@@ -16,6 +16,7 @@ from onnxslim1x1.report.validation_records import (
     LayerErrorRecord,
     OutputRecord,
     ShiftedRecord,
+    ValidationRecord,
 )
 from onnxslim1x1.runtime.benchmark import LatencyComparison
 from onnxslim1x1.runtime.compare import OutputDiff
@@ -25,11 +26,14 @@ from onnxslim1x1.runtime.verdict import Gate
 AnyFigure = Figure | FigureRecord
 AnyLatency = LatencyComparison | LatencyRecord
 
-NOT_FINITE = "not finite"
+IDENTICAL, NOT_FINITE = "identical", "not finite"
 STANDING = {"checker": "ONNX checker", "interface": "inputs and outputs match", "finite": "no new NaN or infinity"}
 _LABELS = {"top1": "top-1", "top5": "top-5", "agreement": "same class", "kl": "KL divergence",
-           "ece": "calibration error", "psnr_db": "PSNR", "snr_db": "SNR", "ssim": "SSIM", "mask_iou": "mask IoU",
+           "ece": "calibration error", "ece_to_original": "calibration to the original", "si_sdr_db": "SI-SDR",
+           "pixel_agreement": "same class of pixels", "topk_box_agreement": "same boxes", "box_iou": "box IoU",
+           "psnr_db": "PSNR", "snr_db": "SNR", "ssim": "SSIM", "mask_iou": "mask IoU",
            "cosine": "cosine", "rel_error": "relative error"}
+_IN_PER_CENT = FRACTIONS | {"ece", "ece_to_original"}
 # in the direction of worse and of better, for figures that should be high and for those that should be low
 _MOVES = {"higher": ("drop", "gain"), "lower": ("rise", "fall")}
 
@@ -70,7 +74,7 @@ class Scale:
 
 def scale(figure: AnyFigure) -> Scale:
     """How a figure is written."""
-    if not figure.unit and figure.name in FRACTIONS:
+    if not figure.unit and figure.name in _IN_PER_CENT:
         return Scale(factor=100.0, form=".2f", unit="%", unit_of_change=" points")
     unit = f" {figure.unit}" if figure.unit else ""
     return Scale(factor=1.0, form=".2f" if figure.unit == "dB" else ".4g", unit=unit, unit_of_change=unit)
@@ -81,11 +85,16 @@ def is_change(figure: AnyFigure) -> bool:
     return figure.original is not None and figure.rewritten is not None
 
 
-def figure_words(figure: AnyFigure) -> str:
-    """``drop 0.40 points, 95 % interval 0.10 to 0.70, 4,000 images``."""
+def figure_words(figure: AnyFigure, *, exact: bool = False) -> str:
+    """``drop 0.40 points, 95 % interval 0.10 to 0.70, 4,000 images``.
+
+    Args:
+        figure: with its interval.
+        exact: whether the output that it judges is identical in both models, so that what is no number is infinite.
+    """
     value, written = known(figure.value), scale(figure)
     if value is None:
-        return f"{NOT_FINITE}, {_images(figure.images)}"
+        return f"{IDENTICAL if exact else NOT_FINITE}, {_images(figure.images)}"
     if not is_change(figure):
         return ", ".join(filter(None, (written.value(value), _interval(figure, 1.0), _images(figure.images),
                                        _p_value(figure))))
@@ -132,6 +141,11 @@ def excess_words(shifted: Shifted | ShiftedRecord) -> str:
     return f"{more}, {written.number(first)} to {written.number(last)}"
 
 
+def exact_outputs(found: ValidationRecord) -> set[str]:
+    """Names of the outputs that are identical in both models."""
+    return {output.name for output in found.outputs if output.max_abs == 0}
+
+
 def growth_words(layer: LayerError | LayerErrorRecord) -> str:
     """How many times as large as what it reads the error of a tensor is."""
     growth = known(layer.growth)
@@ -145,7 +159,7 @@ def snr(output: OutputDiff | OutputRecord) -> str:
     found = known(output.snr_db)
     if found is not None:
         return decibel(found)
-    return "identical" if output.max_abs == 0 else NOT_FINITE
+    return IDENTICAL if output.max_abs == 0 else NOT_FINITE
 
 
 def setting(latency: AnyLatency) -> str:

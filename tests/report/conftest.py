@@ -132,7 +132,7 @@ def compared(analysed):
 
 # ---- two models compared ----
 
-def latencies(median_s, speedup, *, low, high, noise=(0.98, 1.03), threads=1, seed=0, rounds=140):
+def latencies(median_s, speedup, *, low, high, noise=(0.98, 1.03), threads=1, batch=1, seed=0, rounds=140):
     """A comparison with times of single runs: two modes, as busy machines have them, and a few spikes."""
     rng = np.random.default_rng(seed)
 
@@ -148,7 +148,7 @@ def latencies(median_s, speedup, *, low, high, noise=(0.98, 1.03), threads=1, se
     times = np.stack([drawn(median_s), drawn(median_s / speedup), drawn(median_s)], axis=1)
     return LatencyComparison(original=latency(times[:, 0]), rewritten=latency(times[:, 1]), speedup=speedup,
                              speedup_low=low, speedup_high=high, noise_low=noise[0], noise_high=noise[1],
-                             samples=Samples.of(times))
+                             samples=Samples.of(times), batch=batch, sittings=7, cpus=4)
 
 
 def figure(name="top1", value=-0.004, low=-0.007, high=-0.001, **changes):
@@ -214,7 +214,7 @@ def judged():
             nonfinite_rewritten=0),
         latencies=(latencies(0.0123, 1.5, low=1.46, high=1.53),
                    latencies(0.0081, 1.31, low=1.22, high=1.38, noise=(0.93, 1.09), threads=2, seed=1),
-                   latencies(0.0079, 1.02, low=0.97, high=1.05, noise=(0.95, 1.06), threads=4, seed=2)),
+                   latencies(0.0579, 1.02, low=0.97, high=1.05, noise=(0.95, 1.06), threads=2, batch=8, seed=2)),
         size_original_bytes=3_412_345, size_rewritten_bytes=1_734_221,
         cost_original=Cost(params=853_018, macs=125_485_706), cost_rewritten=Cost(params=431_200, macs=62_700_000),
         gates=(Gate(name="checker", bound=0.0, value=0.0, passed=True, kind="accuracy"),
@@ -222,7 +222,8 @@ def judged():
                Gate(name="finite", bound=0.0, value=0.0, passed=True, kind="accuracy"),
                Gate(name="max_drop", bound=0.01, value=0.004, passed=True, kind="accuracy"),
                Gate(name="min_speedup", bound=1.2, value=1.5, passed=True, kind="latency")),
-        figures=(figure(), AGREEMENT, KL, ECE), layers=layer_errors(), worst=WORST,
+        task="classification", task_reason="output logits has one score for each class",
+        notes=("per layer: 24 of 26 tensors could be matched",), figures=(figure(), AGREEMENT, KL, ECE), layers=layer_errors(), worst=WORST,
         footprints=(Footprint(load_s=0.031, arena_bytes=8_400_000, resident_bytes=21_500_000, file_bytes=3_412_345),
                     Footprint(load_s=0.028, arena_bytes=7_900_000, resident_bytes=None, file_bytes=1_734_221)),
         shifts=(shifted("brightness", "+20 %", 0.0012, -0.002, 0.0045), shifted("noise", "sigma 8", 0.0062, 0.0015,

@@ -124,7 +124,7 @@ def test_figures_of_every_section(judged, as_slimmed):
     found = Elements(page_of(as_slimmed(judged)))
     text = {name: " ".join(content.split()) for name, content in found.sections.items()}
     assert "1 thread faster 12.4 8.26 1.50 1.46 to 1.53 0.98 to 1.03" in text["latency"]
-    assert "4 threads no difference shown" in text["latency"]
+    assert "2 threads, batch 8 no difference shown" in text["latency"]
     assert "top-1 83.10% 82.70% -0.40 points -0.70 to -0.10 0.0093 4k" in text["accuracy"]
     assert "same class 96.10% 95.40 to 96.70" in text["accuracy"]
     assert "calibration error 9.20% 9.51% +0.31 points" in text["accuracy"]
@@ -136,7 +136,7 @@ def test_figures_of_every_section(judged, as_slimmed):
     assert "class 1 (cat) became 4 (dog)photos/0017.jpg, KL divergence 1.35" in text["worst"]
     assert "max_drop passed 0.004 at most 0.01" in text["gates"]
     assert "stage0/block2 reduce 16 0.058 29.5M 10.6M 1.80x" in text["plan"]
-    assert "2 x pointwise: a 1x1 kernel is the reduction itself a/1x1, b/1x1" in text["plan"]
+    assert "2 x pointwise: a 1x1 kernel is the reduction itselfa/1x1, b/1x1" in text["plan"]
     assert "stage0/block2 Conv rewritten 3% 30.5 enters here" in text["growth"]
     assert "Some CPU <8 cores>" in text["environment"]
 

@@ -95,6 +95,17 @@ def test_what_is_infinite_is_told_apart():
     assert [known(x) for x in (None, math.nan, math.inf, -math.inf, 0.0)] == [None, None, None, None, 0.0]
 
 
+def test_figures_of_identical_outputs():
+    endless = figure("psnr_db", math.inf, None, None, unit="dB", original=None, rewritten=None)
+    assert figure_words(endless, exact=True) == "identical, 4,000 images"
+    assert figure_words(figure(), exact=True).startswith("drop 0.40 points")
+
+
+def test_gates_on_the_end_of_an_interval():
+    gate = Gate(name="max_drop", bound=0.01, value=0.007, passed=True, kind="accuracy", confidence=0.95)
+    assert gate_words(gate) == "max_drop: passed (0.007 at 95 % confidence, bound 0.01)"
+
+
 def test_gates_without_a_number():
     gate = Gate(name="min_snr_db", bound=30.0, value=None, passed=False, kind="accuracy")
     assert gate_words(gate) == "min_snr_db: FAILED (-, bound 30)"
@@ -106,6 +117,6 @@ def test_names_for_people(judged):
     assert [label(n) for n in ("top1", "psnr_db", "my_metric")] == ["top-1", "PSNR", "my metric"]
     assert interval_text(figure()) == "-0.70 to -0.10"
     assert interval_text(figure(low=None)) == ""
-    assert [setting(x) for x in judged.latencies] == ["1 thread", "2 threads", "4 threads"]
+    assert [setting(x) for x in judged.latencies] == ["1 thread", "2 threads", "2 threads, batch 8"]
     unset = replace(judged.latencies[0], original=replace(judged.latencies[0].original, threads=0))
     assert setting(unset) == "automatic threads"
