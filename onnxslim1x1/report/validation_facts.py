@@ -13,6 +13,7 @@ from onnxslim1x1.report.words import (
     exact_outputs,
     figure_words,
     gate_words,
+    interval_words,
     is_change,
     label,
     latency_words,
@@ -123,7 +124,7 @@ def _accuracy_fact(found: ValidationRecord) -> list[Fact]:
             value = f"{figure.value * written.factor:+{written.form}}" if is_change(figure) else written.value(
                 figure.value)
             return [Fact(label=label(figure.name) + (f",{written.unit_of_change}" if is_change(figure) else ""),
-                         value=value, note=figure_words(figure).partition(", ")[2])]
+                         value=value, note=interval_words(figure))]
     classes = found.classification
     if classes is not None and classes.top1_drop is not None:
         return [Fact(label="top-1, points", value=f"{-100 * classes.top1_drop:+.2f}",

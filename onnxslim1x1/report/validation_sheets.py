@@ -53,7 +53,7 @@ def sections(found: ValidationRecord) -> list[Section]:
                 note="Both models and a second copy of the original (A') ran by turns; the ratio counts only where its "
                      "whole interval lies beyond what two equal models showed."),
         Section(key="accuracy", title="Accuracy", sheet=figures(found),
-                note="A change is rewritten minus original; the interval says how far other images of the same kind "
+                note=f"{f'Judged as {found.task}: {found.task_reason}. ' if found.task else ''}A change is rewritten minus original; the interval says how far other images of the same kind "
                      "could move it."),
         Section(key="outputs", title="Differences per output", sheet=outputs(found),
                 note="Of the rewritten model from the original, over all runs."),
@@ -149,7 +149,7 @@ def _class_rows(found: ValidationRecord) -> list[tuple[Cell, ...]]:
 def outputs(found: ValidationRecord) -> Sheet:
     """Differences of every output."""
     def difference(value: float | None) -> Cell:
-        return Cell(text="infinite" if value is None else f"{value:.1e}", value="infinite" if value is None else value)
+        return Cell(text="infinite" if value is None else f"{value:.2g}", value="infinite" if value is None else value)
 
     rows = [(text_cell(o.name), text_cell(f"{shape(o.shape)} {o.dtype}"), text_cell(snr(o)), difference(o.max_abs),
              difference(o.mean_abs), difference(o.max_rel), difference(o.mean_rel), number_cell(o.cosine, ".5f"),
@@ -206,7 +206,7 @@ def shifts(found: ValidationRecord) -> Sheet:
     columns = (_name("shift", "change"), _name("strength", "strength"), Column(key="figure", title="figure",
                                                                                is_text=True),
                _figure("original_lost", "original lost"), _figure("rewritten_lost", "rewritten lost"),
-               _figure("value", "comparison"), _figure("excess", "rewritten lost", narrow=True),
+               _figure("value", "comparison"), _figure("excess", "difference", narrow=True),
                _figure("images", "images"))
     return _sheet(columns, rows)
 

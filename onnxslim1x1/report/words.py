@@ -122,6 +122,11 @@ def _p_value(figure: AnyFigure) -> str:
     return "" if figure.p_value is None else f"p = {figure.p_value:.2g}"
 
 
+def interval_words(figure: AnyFigure) -> str:
+    """``95 % interval -0.70 to -0.10, 4,000 images``, with the sign that its value has."""
+    return ", ".join(filter(None, (_interval(figure, 1.0), _images(figure.images))))
+
+
 def interval_text(figure: AnyFigure) -> str:
     """``-0.70 to -0.10``, as its value is; empty where there is none."""
     return _interval(figure, 1.0).partition("interval ")[2]

@@ -127,8 +127,9 @@ def test_figures_of_every_section(judged, as_slimmed):
     assert "2 threads, batch 8 no difference shown" in text["latency"]
     assert "top-1 83.10% 82.70% -0.40 points -0.70 to -0.10 0.0093 4k" in text["accuracy"]
     assert "same class 96.10% 95.40 to 96.70" in text["accuracy"]
+    assert "Judged as classification: output logits has one score for each class." in text["accuracy"]
     assert "calibration error 9.20% 9.51% +0.31 points" in text["accuracy"]
-    assert "logits 16x10 float32 23.5 dB 1.3e+00" in text["outputs"]
+    assert "logits 16x10 float32 23.5 dB 1.3 0.083" in text["outputs"]
     assert "MACs 125M 62.7M 2.00x less" in text["footprint"]
     assert "loading 31 ms 28 ms 1.11x less" in text["footprint"]
     assert "resident" not in text["footprint"]  # of one model only
@@ -207,6 +208,9 @@ def test_the_figures_to_see_first(judged, failed, as_validated):
         "speed": "1.50x", "top-1, points": "-0.40", "MACs": "125M → 62.7M", "parameters": "853k → 431k",
         "file": "1.73 MB", "compared on": "4,000"}
     assert values(replace(judged, figures=()), as_validated)["top-1, points"] == "-0.40"
+    notes = {fact.label: fact.note for fact in facts(record(as_validated(judged)).validation)}
+    assert notes["top-1, points"] == "95 % interval -0.70 to -0.10, 4,000 images"  # with the sign of the change
+    assert notes["speed"] == "12.4 → 8.26 ms"
     assert values(failed, as_validated)["worst output"] == "not finite"
     same = dataclasses.replace(failed, outputs=failed.outputs[1:])
     assert values(same, as_validated)["worst output"] == "identical"
