@@ -157,6 +157,8 @@ def test_examples_run(workplace, monkeypatch, capsys):
     analysed = ["analyze", "sample_models/digits_googlenet.onnx", "--no-measure", "--json"]
     Path("result.json").write_text(run(analysed, monkeypatch, capsys)[1], encoding="utf-8")
     shutil.copy("sample_models/digits_googlenet.onnx", "slim.onnx")  # until slim writes one
+    validated = ["validate", "sample_models/digits_googlenet.onnx", "slim.onnx", "--time", "0.1", "--json"]
+    Path("validation.json").write_text(run(validated, monkeypatch, capsys)[1], encoding="utf-8")
     assert {arguments[0] for arguments in ran} == set(COMMANDS) - {"cost", "cache"}
     for arguments in ran:  # in order: validate compares what slim wrote
         code, out, err = run(arguments, monkeypatch, capsys)
