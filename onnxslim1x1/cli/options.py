@@ -59,11 +59,9 @@ class OutputFlags(DebugFlags):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunFlags:
-    """How models are run."""
+class AnyRunFlags:
+    """How models are run, but for the threads."""
 
-    threads: Annotated[int, typer.Option(
-        help="Threads within an operator; 0: as many as onnxruntime chooses.", min=0, max=1024)] = 0
     provider: Annotated[str | None, typer.Option(help="Execution provider, such as cpu or cuda.")] = None
     input_shape: Annotated[list[str] | None, typer.Option(
         help="Shape of an input: x:1,3,224,224 (also x:1x3x224x224); repeatable.")] = None
@@ -77,7 +75,7 @@ class RunFlags:
     no_cache: Annotated[bool, typer.Option(
         "--no-cache", help="Measure everything anew, and keep nothing for the next run.")] = False
 
-    def options(self, progress: Progress | None) -> RunOptions:
+    def with_threads(self, threads: int, progress: Progress | None) -> RunOptions:
         """As a value of the API.
 
         Raises:
@@ -87,7 +85,7 @@ class RunFlags:
         from onnxslim1x1.runtime.watch import WATCH
 
         WATCH.limit_s = self.run_limit
-        return RunOptions(threads=self.threads, provider=self.provider, dims=parse_dims(self.dim or []),
+        return RunOptions(threads=threads, provider=self.provider, dims=parse_dims(self.dim or []),
                           input_shapes=dict(map(parse_shape, self.input_shape or [])), seed=self.seed,
                           progress=progress, store=self.store())
 
@@ -102,6 +100,22 @@ class RunFlags:
         if self.no_cache and self.cache is not None:
             raise OptionError(f"--cache {self.cache}: contradicts --no-cache; drop one of the two")
         return NO_STORE if self.no_cache else user_store(self.cache, warn=partial(note, kind="warning"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFlags(AnyRunFlags):
+    """How models are run."""
+
+    threads: Annotated[int, typer.Option(
+        help="Threads within an operator; 0: as many as onnxruntime chooses.", min=0, max=1024)] = 0
+
+    def options(self, progress: Progress | None) -> RunOptions:
+        """As a value of the API.
+
+        Raises:
+            OptionError: a text is malformed, or two options contradict each other.
+        """
+        return self.with_threads(self.threads, progress)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

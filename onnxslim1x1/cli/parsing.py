@@ -50,6 +50,20 @@ def parse_ranks(texts: Sequence[str]) -> dict[str, int]:
     return ranks
 
 
+def parse_numbers(option: str, text: str, most: int = 1024) -> tuple[int, ...]:
+    """``1`` or ``1,2,4``.
+
+    Raises:
+        OptionError: it is something else, or beyond `most`.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise OptionError(f"{option} {text}: cannot be read; write numbers joined by commas, such as 1,2")
+    if max(map(int, parts)) > most:
+        raise OptionError(f"{option} {text}: at most {most}")
+    return tuple(map(int, parts))
+
+
 def parse_sizes(option: str, text: str) -> tuple[int, ...]:
     """``5`` or ``5x3``.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from onnxslim1x1.report.document import jsonable
 from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
 from onnxslim1x1.report.style import Table, named_table
+from onnxslim1x1.runtime.benchmark import LatencyComparison
 from onnxslim1x1.runtime.compare import Classification
+from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.runtime.verdict import Gate, ValidationReport
 from onnxslim1x1.spec import Cost
 
@@ -24,7 +27,7 @@ def validation_report(report: ValidationReport) -> list[str | Table]:
     parts += [f"{m.name}: {m.reason} ({m.code})" for m in report.mismatches]
     if not report.checker.rewritten_ok or not report.checker.original_ok:
         parts.append(f"ONNX checker: {report.checker.message}")
-    return [*parts, *gate_lines(report.gates), verdict_line(report)]
+    return [*parts, *gate_lines(report.gates), *verdict_lines(report)]
 
 
 def before_and_after(report: ValidationReport) -> Table:
@@ -32,14 +35,36 @@ def before_and_after(report: ValidationReport) -> Table:
     rows = _cost_rows(report.cost_original, report.cost_rewritten)
     rows.append(("file size", size_bytes(report.size_original_bytes), size_bytes(report.size_rewritten_bytes),
                  _ratio(report.size_original_bytes, report.size_rewritten_bytes)))
-    if report.latency:
-        before, after = report.latency.original, report.latency.rewritten
-        rows += [(f"latency, {name}", f"{ms(a)} ms", f"{ms(b)} ms", _ratio(a, b)) for name, a, b in (
+    rows += footprint_rows(report.footprints)
+    for one in report.latencies:
+        before, after, where = one.original, one.rewritten, setting_of(one, report.latencies)
+        rows += [(f"latency{where}, {name}", f"{ms(a)} ms", f"{ms(b)} ms", _ratio(a, b)) for name, a, b in (
             ("median", before.median_s, after.median_s), ("p10", before.p10_s, after.p10_s),
             ("p90", before.p90_s, after.p90_s))]
     if report.classification:
         rows += _class_rows(report.classification)
     return named_table((f"on {report.data}", "original", "rewritten", "change"), rows)
+
+
+def footprint_rows(footprints: tuple[Footprint, Footprint] | None) -> list[Row]:
+    """Loading time and memory of both models."""
+    if footprints is None:
+        return []
+    old, new = footprints
+    rows = [("time to load", f"{ms(old.load_s)} ms", f"{ms(new.load_s)} ms", _ratio(old.load_s, new.load_s))]
+    for name, a, b in (("arena", old.arena_bytes, new.arena_bytes),
+                       ("resident memory", old.resident_bytes, new.resident_bytes)):
+        if a is not None and b is not None:
+            rows.append((name, size_bytes(a), size_bytes(b), _ratio(a, b)))
+    return rows
+
+
+def setting_of(one: LatencyComparison, among: Sequence[LatencyComparison]) -> str:
+    """What tells a comparison apart from the others: number of threads, batch size; empty for the only one."""
+    threads, batches = {x.original.threads for x in among}, {x.batch for x in among}
+    words = [f"{one.original.threads or 'free'} thread{'' if one.original.threads == 1 else 's'}"] * (len(threads) > 1)
+    words += [f"batch {one.batch}"] * (len(batches) > 1)
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _cost_rows(old: Cost | None, new: Cost | None) -> list[Row]:
@@ -78,12 +103,15 @@ def gate_lines(gates: tuple[Gate, ...]) -> list[str]:
             f"({'-' if g.value is None else format(g.value, '.4g')}, bound {g.bound:g})" for g in shown]
 
 
-def verdict_line(report: ValidationReport) -> str:
-    """The measured ratio with its interval and the noise floor."""
-    found = report.latency
-    if found is None:
-        return "latency was not measured"
-    return (f"{found.verdict}: {found.speedup:.2f}x, 95 % interval {found.speedup_low:.2f} to "
+def verdict_lines(report: ValidationReport) -> list[str]:
+    """The measured ratios with their intervals and noise floors, one line for each comparison."""
+    if not report.latencies:
+        return ["latency was not measured"]
+    return [_verdict(one, setting_of(one, report.latencies)) for one in report.latencies]
+
+
+def _verdict(found: LatencyComparison, setting: str) -> str:
+    return (f"{found.verdict}{setting}: {found.speedup:.2f}x, 95 % interval {found.speedup_low:.2f} to "
             f"{found.speedup_high:.2f}; noise floor (the original against itself) {found.noise_low:.2f} to "
             f"{found.noise_high:.2f}; {found.original.runs} runs each")
 

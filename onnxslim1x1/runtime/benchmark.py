@@ -1,16 +1,15 @@
 """Latency of one model, and a fair comparison of two: interleaved, with confidence interval and noise floor.
 
-The original A, the rewritten model B and a second session A' of the original run in every round, in an order that
-is drawn anew each time, so drift of the machine (heat, neighbours, frequency) hits all three alike. A against A'
-shows what the machine makes of two equal models: a difference below that is not shown to be one.
+The original A, the rewritten model B and a second session A' of the original run in every round (see
+`onnxslim1x1.runtime.rounds`). A against A' shows what the machine makes of two equal models: a difference below that is
+not shown to be one. Intervals are those of `onnxslim1x1.runtime.ratio`.
 """
 
 from __future__ import annotations
 
-import gc
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,59 +17,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxslim1x1.errors import OptionError
-from onnxslim1x1.runtime.session import CPU, Feeds, create_session, run, session_options
+from onnxslim1x1.runtime.hardware import usable_cpus
+from onnxslim1x1.runtime.ratio import ratio
+from onnxslim1x1.runtime.rounds import BenchmarkSettings, Clock, Progress, Rounds, Runnable, measure
+from onnxslim1x1.runtime.session import CPU, Feeds, create_session, fed, run, session_options
 
-Runnable = Callable[[], object]
-Clock = Callable[[], float]
-Progress = Callable[[float], None]
 Verdict = Literal["faster", "slower", "no difference shown"]
 
-_RESAMPLES = 2000
-_INTERVAL = (0.025, 0.975)  # 95 %
-_PROGRESS_STEP = 0.01  # drawing a bar costs more than a small model: report a percent at a time
+_LUCK = 0.007  # standard deviation among sessions of one model, which a single sitting does not show
+_SHOWN_ROUNDS = 500  # whose times are kept for plots: more points would not be seen, and reports grow with them
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchmarkSettings:
-    """How to measure.
-
-    Attributes:
-        budget_s: seconds for the measured rounds (loading and warming up come on top).
-        min_rounds: rounds that are done even beyond the budget.
-        max_rounds: rounds after which the budget is left unused.
-        warmup_runs: least number of unmeasured runs of each model.
-        warmup_s: least seconds of unmeasured runs of each model.
-        threads: intra-op threads of onnxruntime (0: as many as it chooses).
-        provider: execution provider (None: CPU).
-        seed: of the order within the rounds and of the bootstrap.
-
-    Raises:
-        OptionError: a number makes no sense.
-    """
-
-    budget_s: float = 5.0
-    min_rounds: int = 15
-    max_rounds: int = 500
-    warmup_runs: int = 3
-    warmup_s: float = 0.2
-    threads: int = 0
-    provider: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.budget_s >= 0 or not self.warmup_s >= 0 or self.warmup_runs < 0:
-            raise OptionError(f"benchmark: budget {self.budget_s} s and warm-up {self.warmup_s} s, "
-                              f"{self.warmup_runs} runs must not be negative")
-        if not 1 <= self.min_rounds <= self.max_rounds:
-            raise OptionError(f"benchmark: {self.min_rounds} to {self.max_rounds} rounds is no range from 1 up")
-        if self.threads < 0:
-            raise OptionError(f"--threads {self.threads}: must be 0 (onnxruntime chooses) or more")
-
-    def fraction_done(self, rounds: int, elapsed_s: float) -> float:
-        """Part of the measurement that is done, in [0, 1]; 1 once the budget or `max_rounds` is used up."""
-        spent = elapsed_s / self.budget_s if self.budget_s else 1.0
-        return min(1.0, max(rounds / self.max_rounds, min(rounds / self.min_rounds, spent)))
+__all__ = ["BenchmarkSettings", "Clock", "Latency", "LatencyComparison", "Progress", "Runnable", "Samples", "Verdict",
+           "compare_fresh", "compare_latency", "compare_models", "compared", "time_session", "timing_options"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +44,28 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Samples:
+    """Seconds of single runs, one of each model in every round; of many rounds some, evenly spread over the time.
+
+    Attributes:
+        original: of A, in the order of the rounds, as the others.
+        rewritten: of B.
+        again: of A', the second session of the original.
+    """
+
+    original: tuple[float, ...]
+    rewritten: tuple[float, ...]
+    again: tuple[float, ...]
+
+    @classmethod
+    def of(cls, seconds: NDArray[np.float64]) -> Samples:
+        """Of the times (rounds, 3) of A, B and A', to six digits."""
+        picks = np.linspace(0, len(seconds) - 1, min(len(seconds), _SHOWN_ROUNDS)).round().astype(np.int64)
+        kept = (tuple(float(f"{x:.6g}") for x in column) for column in seconds[picks].T.tolist())
+        return cls(**dict(zip(("original", "rewritten", "again"), kept, strict=True)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LatencyComparison:
     """What rewriting did to the latency.
 
@@ -98,6 +78,10 @@ class LatencyComparison:
         speedup_high: its upper end.
         noise_low: lower end of the same interval for A / A', two sessions of one model.
         noise_high: its upper end.
+        samples: times of single runs, for plots; None where they were not kept.
+        batch: images in one run.
+        sittings: how often all three sessions were made anew; 1 where loading is too slow for the seconds given.
+        cpus: logical processors that the process might use, for the threads of `original`, which are not pinned.
     """
 
     original: Latency
@@ -107,11 +91,15 @@ class LatencyComparison:
     speedup_high: float
     noise_low: float
     noise_high: float
+    samples: Samples | None = None
+    batch: int = 1
+    sittings: int = 1
+    cpus: int = 0
 
     @property
     def noise_floor(self) -> float:
-        """Ratio (>= 1) up to which two equal models were seen to differ, in whichever direction."""
-        return max(1.0, self.noise_high, 1.0 / self.noise_low)
+        """Ratio (>= 1) up to which two equal models were seen to differ, in whichever direction; inf if not known."""
+        return max(1.0, self.noise_high, 1.0 / self.noise_low if self.noise_low else math.inf)
 
     @property
     def verdict(self) -> Verdict:
@@ -123,67 +111,9 @@ class LatencyComparison:
         return "no difference shown"
 
 
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector out of the measured time, and leave it as it was found."""
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _warm_up(runs: Sequence[Runnable], settings: BenchmarkSettings, clock: Clock) -> None:
-    start, count = clock(), 0
-    while count < settings.warmup_runs or clock() - start < settings.warmup_s * len(runs):
-        for runnable in runs:
-            runnable()
-        count += 1
-
-
-def _measure(runs: Sequence[Runnable], *, settings: BenchmarkSettings, clock: Clock,
-             progress: Progress | None) -> NDArray[np.float64]:
-    """Seconds of each run, (rounds, len(runs)): every round runs each once, in a seeded random order."""
-    rng = np.random.default_rng(settings.seed)
-    rounds: list[list[float]] = []
-    done = shown = 0.0
-    with _no_collection():
-        _warm_up(runs, settings, clock)
-        start = clock()
-        while done < 1.0:
-            seconds = [0.0] * len(runs)
-            for i in rng.permutation(len(runs)).tolist():
-                begin = clock()
-                runs[i]()
-                seconds[i] = clock() - begin
-            rounds.append(seconds)
-            done = settings.fraction_done(len(rounds), clock() - start)
-            if progress is not None and (done == 1.0 or done - shown >= _PROGRESS_STEP):
-                progress(done)
-                shown = done
-    return np.asarray(rounds)
-
-
 def _latency(seconds: NDArray[np.float64], *, provider: str, threads: int) -> Latency:
     p10, median, p90 = np.quantile(seconds, (0.1, 0.5, 0.9)).tolist()
     return Latency(median_s=median, p10_s=p10, p90_s=p90, runs=len(seconds), provider=provider, threads=threads)
-
-
-def _ratio(seconds: NDArray[np.float64], seed: int) -> tuple[float, float, float]:
-    """Median of first column / second column over the rounds (rounds, 2), and its 95 % interval (low, high).
-
-    Pairs within a round, because the ratio of the two medians breaks down on a busy machine, where run times have
-    two modes: ResNet-20 against itself gave 0.66 to 1.24 by the ratio of medians, 0.97 to 1.02 by this.
-    The interval is a percentile bootstrap over rounds (Efron and Tibshirani, An Introduction to the Bootstrap,
-    1993, section 13.3). Not scipy's: importing `scipy.stats` takes half a second.
-    """
-    ratios = seconds[:, 0] / seconds[:, 1]
-    draws = np.random.default_rng(seed).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(ratios[draws], axis=1), _INTERVAL).tolist()
-    return float(np.median(ratios)), low, high
 
 
 def compare_latency(original: Runnable, rewritten: Runnable, *, again: Runnable,
@@ -200,13 +130,31 @@ def compare_latency(original: Runnable, rewritten: Runnable, *, again: Runnable,
         progress: is told the fraction done, in (0, 1].
     """
     chosen = settings or BenchmarkSettings()
-    seconds = _measure((original, rewritten, again), settings=chosen, clock=clock, progress=progress)
-    speedup, low, high = _ratio(seconds[:, [0, 1]], chosen.seed)
-    _, noise_low, noise_high = _ratio(seconds[:, [0, 2]], chosen.seed)
-    provider = chosen.provider or CPU
-    first, second = (_latency(seconds[:, i], provider=provider, threads=chosen.threads) for i in (0, 1))
-    return LatencyComparison(original=first, rewritten=second, speedup=speedup, speedup_low=low, speedup_high=high,
-                             noise_low=noise_low, noise_high=noise_high)
+    found = measure(lambda: (original, rewritten, again), settings=chosen, clock=clock, progress=progress)
+    return compared(found, chosen)
+
+
+def compare_fresh(fresh: Callable[[], Sequence[Runnable]], *, settings: BenchmarkSettings | None = None,
+                  clock: Clock = time.perf_counter, progress: Progress | None = None) -> LatencyComparison:
+    """The same for callables that `fresh` makes, (A, B, A'), as often as the budget allows.
+
+    What one making brings about (where memory lies) is then part of the noise, and no property of a model.
+    """
+    chosen = settings or BenchmarkSettings()
+    return compared(measure(fresh, settings=chosen, clock=clock, progress=progress, renew=True), chosen, luck=_LUCK)
+
+
+def compared(found: Rounds, settings: BenchmarkSettings, *, batch: int = 1, luck: float = 0.0) -> LatencyComparison:
+    """The comparison that the seconds of A, B and A' (rounds, 3) amount to; `luck` as in `ratio`, for one sitting."""
+    sittings = int(found.sittings[-1]) + 1
+    hidden = luck if sittings == 1 else 0.0
+    speedup, noise = (ratio(found.seconds[:, [0, i]], found.sittings, luck=hidden, seed=settings.seed) for i in (1, 2))
+    provider = settings.provider or CPU
+    first, second = (_latency(found.seconds[:, i], provider=provider, threads=settings.threads) for i in (0, 1))
+    return LatencyComparison(
+        original=first, rewritten=second, speedup=speedup.value, speedup_low=speedup.low, speedup_high=speedup.high,
+        noise_low=noise.low, noise_high=noise.high, samples=Samples.of(found.seconds),
+        sittings=sittings, cpus=usable_cpus(), batch=batch)
 
 
 def time_session(session: Any, feeds: Feeds, *, settings: BenchmarkSettings | None = None,
@@ -217,10 +165,10 @@ def time_session(session: Any, feeds: Feeds, *, settings: BenchmarkSettings | No
         RuntimeFailure: onnxruntime cannot run the model on `feeds`.
     """
     run(session, feeds)  # the first run fails, if one does, with our message
-    inputs = dict(feeds)
-    seconds = _measure((lambda: session.run(None, inputs),), settings=settings or BenchmarkSettings(),
-                       clock=clock, progress=progress)
-    return _latency(seconds[:, 0], provider=session.get_providers()[0],
+    inputs = fed(feeds)
+    found = measure(lambda: (lambda: session.run(None, inputs),), settings=settings or BenchmarkSettings(), clock=clock,
+                    progress=progress)
+    return _latency(found.seconds[:, 0], provider=session.get_providers()[0],
                     threads=session.get_session_options().intra_op_num_threads)
 
 
@@ -246,15 +194,44 @@ def compare_models(original: str | Path | bytes, rewritten: str | Path | bytes, 
         OptionError: the provider is not offered.
     """
     chosen = settings or BenchmarkSettings()
-    inputs = dict(feeds)
+    trio = _Trio(original, rewritten, feeds=feeds, settings=chosen)
+    found = measure(trio.fresh, settings=chosen, clock=clock, progress=progress, renew=True)
+    return compared(found, replace(chosen, provider=trio.provider), batch=_images(feeds), luck=_LUCK)
 
-    def load(source: str | Path | bytes) -> Any:
-        session = create_session(Path(source) if isinstance(source, str) else source,
-                                 options=timing_options(chosen.threads), provider=chosen.provider)
-        run(session, inputs, where="model" if isinstance(source, bytes) else str(source))
+
+def _images(feeds: Feeds) -> int:
+    """Batch size: the first axis of the first input that has one."""
+    return next((len(values) for values in feeds.values() if values.ndim), 1)
+
+
+class _Trio:
+    """Sessions of A, B and A', which can be made anew."""
+
+    def __init__(self, original: str | Path | bytes, rewritten: str | Path | bytes, *, feeds: Feeds,
+                 settings: BenchmarkSettings) -> None:
+        self._sources = [Path(s) if isinstance(s, str) else s for s in (original, rewritten, original)]
+        self._feeds, self._fed, self._settings = feeds, fed(feeds), settings
+        self._rng = np.random.default_rng(settings.seed)
+        self._sessions: dict[int, Any] = {}
+        self._runs = tuple(map(self._runnable, range(len(self._sources))))
+
+    @property
+    def provider(self) -> str:
+        """What the original runs on; onnxruntime may have fallen back to the CPU."""
+        return str(self._sessions[0].get_providers()[0])
+
+    def fresh(self) -> tuple[Runnable, ...]:
+        """Load all three, in random order: a place in memory is taken by whichever comes first."""
+        self._sessions.clear()  # never six models in memory
+        for i in self._rng.permutation(len(self._sources)).tolist():
+            self._sessions[i] = self._load(self._sources[i])
+        return self._runs
+
+    def _runnable(self, i: int) -> Runnable:
+        return lambda: self._sessions[i].run(None, self._fed)  # not bound to a session: old ones must go away
+
+    def _load(self, source: Path | bytes) -> Any:
+        session = create_session(source, options=timing_options(self._settings.threads),
+                                 provider=self._settings.provider)
+        run(session, self._feeds, where="model" if isinstance(source, bytes) else str(source))
         return session
-
-    first, second, third = (load(source) for source in (original, rewritten, original))
-    noted = replace(chosen, provider=first.get_providers()[0])  # onnxruntime may have fallen back to the CPU
-    return compare_latency(lambda: first.run(None, inputs), lambda: second.run(None, inputs),
-                           again=lambda: third.run(None, inputs), settings=noted, clock=clock, progress=progress)

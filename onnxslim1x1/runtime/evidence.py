@@ -7,6 +7,8 @@ from typing import Literal
 
 Better = Literal["higher", "lower"]
 
+_SLOWED_DOWN = 1.5  # by denormal numbers; without any, two quickest runs differ by less even on a busy machine
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
@@ -51,12 +53,23 @@ class Footprint:
         resident_bytes: growth of the resident memory of a process of its own that loads and runs the model; None where
             it cannot be measured.
         file_bytes: size of the file with its external data.
+        denormal_slowdown: time of a run over that of one with denormal numbers (below 1.2e-38) as zero; 1 where there
+            are none, or where the processor does not mind them. None if it was not measured.
     """
 
     load_s: float
     arena_bytes: int | None
     resident_bytes: int | None
     file_bytes: int
+    denormal_slowdown: float | None = None
+
+
+def denormal_warnings(footprints: tuple[Footprint, Footprint] | None) -> list[str]:
+    """Which model denormal numbers slow down so much that they, and not the rewrite, may decide about the speed-up."""
+    return [f"denormal numbers make the {name} model {one.denormal_slowdown:.1f} times slower on these inputs, which "
+            f"says nothing about the rewrite: compare on real inputs (--data), with weights below 1.2e-38 set to zero"
+            for name, one in zip(("original", "rewritten"), footprints or (), strict=False)
+            if one.denormal_slowdown is not None and one.denormal_slowdown > _SLOWED_DOWN]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

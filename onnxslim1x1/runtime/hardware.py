@@ -65,7 +65,7 @@ def environment(*, threads: int = 0, provider: str | None = None) -> Environment
     import onnxruntime as ort
 
     info = _cpu_info()
-    return Environment(cpu=_cpu_name(info), isa=_isa(info), cores=_cores(), block=channel_block(provider),
+    return Environment(cpu=_cpu_name(info), isa=_isa(info), cores=usable_cpus(), block=channel_block(provider),
                        onnxruntime=ort.__version__, onnx=onnx.__version__, python=platform.python_version(),
                        platform=f"{platform.system()}-{platform.machine()}", providers=(provider_name(provider),),
                        threads=threads)
@@ -138,5 +138,6 @@ def _isa(info: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for flag, name in _ISA.items() if flag in flags))
 
 
-def _cores() -> int:
+def usable_cpus() -> int:
+    """Logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -164,9 +164,13 @@ def run(session: Any, feeds: Feeds, *, outputs: Sequence[str] | None = None, whe
         RuntimeFailure: onnxruntime fails while running.
     """
     with wrapped(where, "run this model"), watched(where, "run this model") if limited else nullcontext():
-        ready = {name: _fed(values) for name, values in feeds.items()}
-        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), ready)
+        result: list[NDArray[Any]] = session.run(None if outputs is None else list(outputs), fed(feeds))
     return result
+
+
+def fed(feeds: Feeds) -> dict[str, Any]:
+    """Feeds as a session takes them."""
+    return {name: _fed(values) for name, values in feeds.items()}
 
 
 def _fed(values: NDArray[Any]) -> Any:

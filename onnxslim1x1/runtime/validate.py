@@ -29,6 +29,8 @@ from onnxslim1x1.runtime.compare import (
     compare_types,
     looks_like_classifier,
 )
+from onnxslim1x1.runtime.evidence import Footprint
+from onnxslim1x1.runtime.footprint import Errand, measure_footprint
 from onnxslim1x1.runtime.labels import check_labels
 from onnxslim1x1.runtime.session import (
     Feeds,
@@ -38,6 +40,7 @@ from onnxslim1x1.runtime.session import (
     random_feeds,
     run,
 )
+from onnxslim1x1.runtime.timing import Wanted, combinations, require_batches
 from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, ValidationReport, judge
 from onnxslim1x1.spec import Cost
 
@@ -77,6 +80,8 @@ class ValidationSettings:
         random_runs: runs on random inputs where there is no data set.
         seed: of the first random run; each further one takes the next.
         shapes: shapes of inputs by name, for random inputs and for the latency.
+        timed: numbers of threads and batch sizes to measure the latency with; each has the whole budget of `benchmark`.
+        measure_footprint: whether memory and loading time are measured, which takes a second or two for each model.
 
     Raises:
         OptionError: a number makes no sense, or a latency is promised but not measured.
@@ -89,6 +94,8 @@ class ValidationSettings:
     random_runs: int = 8
     seed: int = 0
     shapes: Mapping[str, Sequence[int]] | None = None
+    timed: Wanted = field(default_factory=Wanted)
+    measure_footprint: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.random_runs < 1 or self.seed < 0:
@@ -109,30 +116,59 @@ def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None 
         dataset: what to run; random inputs without one.
         settings: promises and how to measure.
         costs: of the original and the rewritten model, for the report.
-        progress: is told the stage, ``accuracy`` or ``latency``, and the fraction of it that is done.
+        progress: is told the stage (``accuracy``, ``latency``, ``memory``) and the fraction of it that is done.
 
     Raises:
         ModelError: a file is missing or holds no model.
         RuntimeFailure: onnxruntime cannot load or run a model.
         DataError: the data set does not fit the model.
-        OptionError: classes were promised for a model that is no classifier.
+        OptionError: classes were promised for a model that is no classifier, or it does not take a batch size.
     """
     chosen = settings or ValidationSettings()
     sizes = model_bytes(original), model_bytes(rewritten)
+    require_batches(original, chosen.timed.batches)
     checker = check_models(original, rewritten)
     paths = (Path(original), Path(rewritten))
     found = _compare_outputs(paths, dataset=dataset, settings=chosen, progress=progress)
-    latencies: tuple[LatencyComparison, ...] = ()
-    if chosen.measure_latency and found.timing_feeds is not None:
-        told = None if progress is None else (lambda done: progress("latency", done))
-        latencies = (compare_models(*paths, feeds=found.timing_feeds, settings=chosen.benchmark, progress=told),)
+    latencies = _latencies(paths, found.timing_feeds, dataset=dataset, settings=chosen, progress=progress)
     report = ValidationReport(
         checker=checker, mismatches=found.mismatches, outputs=found.outputs, classification=found.classification,
         latencies=latencies, size_original_bytes=sizes[0], size_rewritten_bytes=sizes[1], images=found.images,
         data=dataset.name if dataset is not None else f"random inputs, seed {chosen.seed}",
         cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None,
-        random_inputs=dataset is None)
+        random_inputs=dataset is None,
+        footprints=_footprints(paths, sizes, feeds=found.timing_feeds, settings=chosen, progress=progress))
     return replace(report, gates=judge(report, chosen.tolerance))
+
+
+def _latencies(paths: tuple[Path, Path], feeds: Feeds | None, *, dataset: Dataset | None, settings: ValidationSettings,
+               progress: StageProgress | None) -> tuple[LatencyComparison, ...]:
+    """One comparison for every wanted number of threads and batch size."""
+    if not settings.measure_latency or feeds is None:
+        return ()
+    wanted = combinations(settings.timed, feeds, settings.benchmark, model=paths[0],
+                          dataset=None if settings.shapes else dataset)
+
+    def part(index: int) -> Callable[[float], None] | None:
+        return None if progress is None else lambda done: progress("latency", (index + done) / len(wanted))
+
+    return tuple(compare_models(*paths, feeds=fed, settings=each, progress=part(i))
+                 for i, (fed, each) in enumerate(wanted))
+
+
+def _footprints(paths: tuple[Path, Path], sizes: tuple[int, int], *, feeds: Feeds | None, settings: ValidationSettings,
+                progress: StageProgress | None) -> tuple[Footprint, Footprint] | None:
+    """Of the original and the rewritten model, on the inputs of the first latency comparison."""
+    if not settings.measure_footprint or feeds is None:
+        return None
+    fed, chosen = combinations(settings.timed, feeds, settings.benchmark, model=paths[0])[0]
+    found = []
+    for path, size in zip(paths, sizes, strict=True):
+        errand = Errand(path=path, feeds=fed, threads=chosen.threads, provider=chosen.provider)
+        found.append(measure_footprint(errand, file_bytes=size))
+        if progress is not None:
+            progress("memory", len(found) / len(paths))
+    return found[0], found[1]
 
 
 def model_bytes(path: Path) -> int:

@@ -9,7 +9,8 @@ from typing import Literal
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.runtime.benchmark import LatencyComparison
 from onnxslim1x1.runtime.compare import Classification, Mismatch, OutputDiff
-from onnxslim1x1.runtime.evidence import Figure, Footprint, LayerError, Shifted, WorstSample
+from onnxslim1x1.runtime.evidence import Figure, Footprint, LayerError, Shifted, WorstSample, denormal_warnings
+from onnxslim1x1.runtime.timing import thread_warnings
 from onnxslim1x1.spec import Cost
 
 GateKind = Literal["accuracy", "latency"]
@@ -81,8 +82,8 @@ class ValidationReport:
         mismatches: inputs and outputs that do not match.
         outputs: differences of the outputs that do.
         classification: agreement of the first output with scores of classes, if there is one.
-        latencies: one comparison for every wanted batch size and number of threads, the one that gates judge first;
-            empty if none was wanted or the inputs do not match.
+        latencies: one comparison for every wanted number of threads and batch size; empty if none was wanted or the
+            inputs do not match.
         size_original_bytes: size of the file with its external data.
         size_rewritten_bytes: the same of the rewritten model.
         images: how many were run, each counted once.
@@ -119,7 +120,7 @@ class ValidationReport:
 
     @property
     def latency(self) -> LatencyComparison | None:
-        """The comparison that gates judge, or None without any."""
+        """The first comparison, or None without any."""
         return self.latencies[0] if self.latencies else None
 
     @property
@@ -151,7 +152,7 @@ class ValidationReport:
                          f"check what it is fed (--data, --preprocess)")
         if self.random_inputs and self.outputs:
             found.append("outputs were compared on random inputs, which says little about real ones: give --data")
-        return tuple(found)
+        return (*found, *thread_warnings(self.latencies), *denormal_warnings(self.footprints))
 
 
 def _near_chance(classes: Classification, top1: float) -> bool:
@@ -183,7 +184,7 @@ def judge(report: ValidationReport, tolerance: Tolerance) -> tuple[Gate, ...]:
         worst = min((diff.snr_db for diff in report.outputs), default=None)
         gates.append(_gate("min_snr_db", tolerance.min_snr_db, worst))
     if tolerance.min_speedup is not None:
-        speedup = None if report.latency is None else report.latency.speedup
+        speedup = min((one.speedup for one in report.latencies), default=None)  # the worst counts
         gates.append(_gate("min_speedup", tolerance.min_speedup, speedup, kind="latency"))
     return tuple(gates)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnxslim1x1
 from onnxslim1x1.cli.main import app
 from onnxslim1x1.runtime import validate as runtime_validate
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
+from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.search import pipeline
 from onnxslim1x1.strategies import STRATEGIES
 
@@ -69,6 +71,8 @@ def machine(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(pipeline, "compare_chain", lambda *_args, **_options: 2.0)
     monkeypatch.setattr(runtime_validate, "compare_models", lambda *_args, **_options: verdict(2.0))
+    monkeypatch.setattr(runtime_validate, "measure_footprint", lambda *_args, file_bytes: Footprint(
+        load_s=0.02, arena_bytes=3_000_000, resident_bytes=9_000_000, file_bytes=file_bytes, denormal_slowdown=1.0))
 
 
 @pytest.fixture
@@ -388,6 +392,32 @@ def test_validate_takes_labels_of_its_own():
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--min-speedup", 1.5], 0), (["--min-speedup", 2.5], 5)])
 def test_validate_gates(options, code):
     assert "2.00x" in run("validate", "net.onnx", "net.onnx", *options, code=code).stdout
+
+
+def test_validate_times_every_number_of_threads_with_every_batch_size(monkeypatch):
+    seen = []
+
+    def compare_models(*_paths, feeds, settings, **_options):
+        seen.append((settings.threads, next(iter(feeds.values())).shape[0]))
+        return replace(verdict(2.0 - 0.1 * len(seen)), batch=seen[-1][1])
+
+    monkeypatch.setattr(runtime_validate, "compare_models", compare_models)
+    options = ["--threads", "1,2", "--batch", "1,8", "--min-speedup", 1.65]
+    found = run_json("validate", "net.onnx", "net.onnx", *options, code=5)["validation"]
+    assert seen == [(1, 1), (1, 8), (2, 1), (2, 8)]
+    assert [one["batch"] for one in found["latencies"]] == [1, 8, 1, 8]
+    assert [gate["value"] for gate in found["gates"] if gate["name"] == "min_speedup"] == [1.6]  # the worst
+    assert [one["arena_bytes"] for one in found["footprints"]] == [3_000_000] * 2
+    assert "arena" in run("validate", "net.onnx", "net.onnx").stdout
+
+
+def test_validate_declines_a_batch_size_that_the_model_does_not_take():
+    model = network()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, "one.onnx")
+    result = run("validate", "one.onnx", "one.onnx", "--batch", "1,8", code=2)
+    assert result.stderr.startswith("error: --batch 8: one.onnx takes 1 at a time")
+    assert result.stderr.count("\n") == 1
 
 
 def test_validate_on_other_preprocessing():

@@ -14,6 +14,7 @@ from onnxslim1x1.cli import analyze, cost, plan, slim, validate
 from onnxslim1x1.cli.apply import ApplyFlags
 from onnxslim1x1.cli.groups import grouped
 from onnxslim1x1.cli.options import BudgetFlags, DataFlags, GateFlags, ImageFlags, OutputFlags, RunFlags
+from onnxslim1x1.cli.timing import TimedRunFlags
 from onnxslim1x1.errors import OptionError
 
 
@@ -100,7 +101,7 @@ def test_a_function_without_groups_keeps_its_options():
 
 @pytest.mark.parametrize(("module", "groups"), [
     (cost, [OutputFlags]), (analyze, [ImageFlags, RunFlags, OutputFlags]),
-    (validate, [DataFlags, GateFlags, RunFlags, OutputFlags]), (plan, [BudgetFlags, ImageFlags, RunFlags, OutputFlags]),
+    (validate, [DataFlags, GateFlags, TimedRunFlags, OutputFlags]), (plan, [BudgetFlags, ImageFlags, RunFlags, OutputFlags]),
     (slim, [BudgetFlags, DataFlags, GateFlags, RunFlags, OutputFlags])])
 def test_commands_offer_all_options_of_their_groups(module, groups):
     app = typer.Typer()
@@ -110,7 +111,8 @@ def test_commands_offer_all_options_of_their_groups(module, groups):
         assert {f"--{f.name.replace('_', '-')}" for f in dataclasses.fields(group)} <= offered
 
 
-@pytest.mark.parametrize("group", [ApplyFlags, BudgetFlags, DataFlags, GateFlags, ImageFlags, OutputFlags, RunFlags])
+@pytest.mark.parametrize("group", [ApplyFlags, BudgetFlags, DataFlags, GateFlags, ImageFlags, OutputFlags, RunFlags,
+                                   TimedRunFlags])
 def test_groups_are_frozen_and_every_option_is_explained(group):
     values = group()
     for f in dataclasses.fields(group):
@@ -136,6 +138,20 @@ def test_run_flags_become_options():
     run.stage("factorising")(0.5)
     assert told == [("factorising", 0.5)]
     assert RunFlags().options(None).stage("factorising") is None
+
+
+def test_timed_run_flags_become_options():
+    flags, settings = TimedRunFlags(threads="2,1", batch="1,8", seed=5), GateFlags(time=3.0).settings()
+    run, timed = flags.options(None), flags.timed(settings)
+    assert (run.threads, run.seed) == (2, 5)  # the first runs everything else
+    assert (timed.timed.threads, timed.timed.batches) == ((2, 1), (1, 8))
+    assert (timed.benchmark.budget_s, timed.measure_footprint) == (3.0, True)
+    assert timed.benchmark.max_rounds > settings.benchmark.max_rounds
+    assert TimedRunFlags().timed(settings).timed.batches == ()
+    with pytest.raises(OptionError, match="^--threads one: cannot be read"):
+        TimedRunFlags(threads="one").options(None)
+    with pytest.raises(OptionError, match="^--batch 0: must be 1 or more"):
+        TimedRunFlags(batch="0").timed(settings)
 
 
 def test_run_flags_choose_where_results_are_kept(tmp_path, monkeypatch, capsys):

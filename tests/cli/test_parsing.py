@@ -8,6 +8,7 @@ from onnxslim1x1.cli.parsing import (
     parse_dims,
     parse_floats,
     parse_fraction,
+    parse_numbers,
     parse_ranks,
     parse_shape,
     parse_size,
@@ -25,6 +26,22 @@ def refused(function, *arguments):
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+# ---- several numbers ----
+
+@pytest.mark.parametrize(("text", "numbers"), [("0", (0,)), ("1,2", (1, 2)), (" 8 , 1,16 ", (8, 1, 16)), ("1024", (1024,))])
+def test_numbers(text, numbers):
+    assert parse_numbers("--threads", text) == numbers
+
+
+@pytest.mark.parametrize("text", ["", "one", "1;2", "1,,2", "-1", "1.5", "²", "99999999999999999999"])
+def test_what_is_no_list_of_numbers(text):
+    assert refused(parse_numbers, "--batch", text).startswith(f"--batch {text}: cannot be read; write numbers joined")
+
+
+def test_numbers_beyond_the_largest():
+    assert refused(parse_numbers, "--threads", "1,1025") == "--threads 1,1025: at most 1024"
 
 
 # ---- shapes ----

@@ -12,10 +12,11 @@ from onnxslim1x1.report.validation import (
     gate_lines,
     validation_json,
     validation_report,
-    verdict_line,
+    verdict_lines,
 )
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import Classification, Mismatch, OutputDiff
+from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.runtime.verdict import CheckResult, Gate, ValidationReport
 from onnxslim1x1.spec import Cost
 
@@ -125,6 +126,35 @@ def test_what_is_not_known_is_not_shown(changes, gone):
     assert set(rows(report())) - set(rows(report(**changes))) == gone
 
 
+def test_loading_time_and_memory():
+    pair = (Footprint(load_s=0.2, arena_bytes=40_000_000, resident_bytes=150_000_000, file_bytes=102_450_123),
+            Footprint(load_s=0.1, arena_bytes=50_000_000, resident_bytes=75_000_000, file_bytes=46_712_000))
+    found = rows(report(footprints=pair))
+    assert found["time to load"] == ["200 ms", "100 ms", "2.00x less"]
+    assert found["arena"] == ["40 MB", "50 MB", "1.25x more"]
+    assert found["resident memory"] == ["150 MB", "75 MB", "2.00x less"]
+    unknown = tuple(dataclasses.replace(one, arena_bytes=None, resident_bytes=None) for one in pair)
+    assert set(found) - set(rows(report(footprints=unknown))) == {"arena", "resident memory"}
+    assert [one["arena_bytes"] for one in strict_json(report(footprints=pair))["footprints"]] == [40_000_000, 50_000_000]
+
+
+def several(*settings):
+    return tuple(dataclasses.replace(
+        comparison(), batch=batch, original=dataclasses.replace(latency(0.02), threads=threads)) for threads, batch in settings)
+
+
+@pytest.mark.parametrize(("settings", "labels"), [
+    (((1, 1),), [""]), (((1, 1), (2, 1)), [" (1 thread)", " (2 threads)"]), (((1, 1), (1, 8)), [" (batch 1)", " (batch 8)"]),
+    (((0, 1), (2, 8)), [" (free threads, batch 1)", " (2 threads, batch 8)"])])
+def test_several_latencies_are_told_apart(settings, labels):
+    found = report(latencies=several(*settings))
+    shown = rows(found)
+    assert [name for name in shown if name.endswith("median")] == [f"latency{label}, median" for label in labels]
+    assert [line[:line.index(":")] for line in verdict_lines(found)] == [f"faster{label}" for label in labels]
+    parts = validation_report(found)
+    assert max(map(len, rendered(parts, 80))) <= 80
+
+
 def test_classes_without_probabilities():
     found = rows(report(classification=dataclasses.replace(CLASSES, kl=None)))
     assert found["KL divergence"] == ["", "-", ""]
@@ -161,7 +191,7 @@ def test_gates(gate, line):
     (comparison(0.8, 0.75, 0.85), "slower: 0.80x, 95 % interval 0.75 to 0.85"),
     (None, "latency was not measured")])
 def test_the_verdict(latency, start):
-    line = verdict_line(report(latencies=(latency,) if latency else ()))
+    line, = verdict_lines(report(latencies=(latency,) if latency else ()))
     assert line.startswith(start)
     if latency:
         assert line.endswith("0.97 to 1.04; 143 runs each")

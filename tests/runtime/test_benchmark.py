@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from onnxslim1x1.errors import OptionError, RuntimeFailure
+from onnxslim1x1.runtime import benchmark
 from onnxslim1x1.runtime.benchmark import (
     BenchmarkSettings,
     Latency,
@@ -21,6 +22,8 @@ from onnxslim1x1.runtime.benchmark import (
     time_session,
     timing_options,
 )
+from onnxslim1x1.runtime.benchmark import compared as compared_rounds
+from onnxslim1x1.runtime.rounds import Rounds
 from onnxslim1x1.runtime.session import create_session
 
 COLD = BenchmarkSettings(warmup_runs=0, warmup_s=0.0)
@@ -153,6 +156,19 @@ def test_the_figures_are_those_of_the_simulated_runs():
         want = ratios[ranks]
         assert interval == pytest.approx(tuple(want), abs=0.2 * (want[1] - want[0]))  # 2000 resamples, one rank more
     assert found.speedup == pytest.approx(np.median(times["A"] / times["B"]), rel=1e-9)
+
+
+@pytest.mark.parametrize(("rounds", "kept"), [(15, 15), (500, 500), (1200, 500)])
+def test_the_times_of_single_runs_are_kept_for_plots(rounds, kept):
+    machine = Machine(2)
+    settings = BenchmarkSettings(warmup_runs=0, warmup_s=0.0, min_rounds=rounds, max_rounds=rounds)
+    found = compared(machine, 0.010, 0.012, settings=settings)
+    for times, name in ((found.samples.original, "A"), (found.samples.rewritten, "B"), (found.samples.again, "again")):
+        measured = [t for n, t in machine.log if n == name]
+        assert len(measured) == rounds
+        assert len(times) == kept
+        picks = [measured[i] for i in np.linspace(0, rounds - 1, kept).round().astype(int)]
+        np.testing.assert_allclose(times, picks, rtol=5e-6)  # six digits: a report need not hold more
 
 
 @pytest.mark.parametrize(("seconds", "budget", "rounds"), [(0.1, 6.1, 21), (0.1, 0.0, 15), (10.0, 5.0, 15),
@@ -295,3 +311,29 @@ def test_sessions_stop_spinning_between_runs_and_keep_denormals():
     assert options.get_session_config_entry("session.force_spinning_stop") == "1"
     with pytest.raises(RuntimeError):
         options.get_session_config_entry("session.set_denormal_as_zero")
+
+
+def test_sessions_are_made_anew_while_the_time_lasts(monkeypatch):
+    loaded, real = [], benchmark.create_session
+    monkeypatch.setattr(benchmark, "create_session", lambda source, **options: loaded.append(source) or real(
+        source, **options))
+    settings = BenchmarkSettings(budget_s=0.5, max_rounds=5000, warmup_s=0.01, threads=1)
+    found = compare_models(model_bytes(2.0), model_bytes(-3.0), feeds=FEEDS, settings=settings)
+    assert found.sittings > 4
+    assert Counter(loaded) == {model_bytes(2.0): 2 * found.sittings, model_bytes(-3.0): found.sittings}
+    orders = {tuple(loaded[i:i + 3]) for i in range(0, len(loaded), 3)}
+    assert len(orders) == 3  # whichever is loaded first has its choice of places in memory
+
+
+def test_what_a_single_sitting_hides_is_part_of_the_interval():
+    rounds = Rounds(seconds=np.exp(np.random.default_rng(3).normal(0.0, 0.02, (60, 3))), sittings=np.zeros(60, np.int64))
+    many = Rounds(seconds=rounds.seconds, sittings=np.repeat(np.arange(6), 10))
+    plain, wide = compared_rounds(rounds, COLD), compared_rounds(rounds, COLD, luck=0.03)
+    assert wide.speedup_low < 0.95 < plain.speedup_low < plain.speedup_high < 1.05 < wide.speedup_high
+    assert wide.noise_low < 0.95 < plain.noise_low < plain.noise_high < 1.05 < wide.noise_high
+    assert compared_rounds(many, COLD, luck=0.03) == compared_rounds(many, COLD)
+    assert (wide.sittings, compared_rounds(many, COLD).sittings) == (1, 6)
+
+
+def test_the_batch_size_is_that_of_the_feeds():
+    assert compare_models(model_bytes(2.0), model_bytes(-3.0), feeds=FEEDS, settings=QUICK).batch == 2

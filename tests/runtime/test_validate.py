@@ -14,6 +14,7 @@ from onnxslim1x1.runtime.benchmark import BenchmarkSettings
 from onnxslim1x1.runtime.data import load_dataset
 from onnxslim1x1.runtime.preprocess import PRESETS
 from onnxslim1x1.runtime.session import create_session, input_specs
+from onnxslim1x1.runtime.timing import Wanted
 from onnxslim1x1.runtime.validate import (
     Gate,
     Tolerance,
@@ -205,6 +206,27 @@ def test_latency_is_measured_on_one_image_unless_the_model_or_the_caller_says_mo
     np.testing.assert_array_equal(seen[1], data[:1])
     np.testing.assert_array_equal(seen[2], data[[0, 1, 2, 2]])
     assert not np.isin(seen[3], data).any()  # random: the data set may not come in the shape that was asked for
+
+
+def test_latency_for_every_number_of_threads_and_batch_size(stored):
+    path, told = stored(network(), "net.onnx"), []
+    settings = ValidationSettings(benchmark=QUICK, timed=Wanted(threads=(2, 1), batches=(3, 1)), measure_footprint=True)
+    found = validate_models(path, path, settings=settings, progress=lambda stage, done: told.append((stage, done)))
+    assert [(one.original.threads, one.batch) for one in found.latencies] == [(2, 3), (2, 1), (1, 3), (1, 1)]
+    assert all(one.original.runs == 3 and one.cpus > 0 for one in found.latencies)
+    assert [one.file_bytes for one in found.footprints] == [path.stat().st_size] * 2
+    assert [done for stage, done in told if stage == "memory"] == [0.5, 1.0]
+    of_latency = [done for stage, done in told if stage == "latency"]
+    assert of_latency == sorted(of_latency)
+    assert {0.25, 0.5, 0.75, 1.0} <= set(of_latency)
+    assert validate_models(path, path, settings=ACCURACY).footprints is None
+
+
+def test_a_batch_size_that_the_model_does_not_take_is_declined_before_anything_runs(stored, monkeypatch):
+    monkeypatch.setattr("onnxslim1x1.runtime.validate.create_session", None)
+    path = stored(network(4), "fixed.onnx")
+    with pytest.raises(OptionError, match=r"^--batch 1: .*fixed\.onnx takes 4 at a time"):
+        validate_models(path, path, settings=ValidationSettings(benchmark=QUICK, timed=Wanted(batches=(4, 1))))
 
 
 def test_progress_of_both_stages_ends_at_one(stored):

@@ -1,14 +1,17 @@
 """Promises, and warnings that the figures behind a kept promise may mean nothing."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy.stats import binomtest
 
 from onnxslim1x1.errors import OptionError
+from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import Classification, OutputDiff
 from onnxslim1x1.runtime.data import load_dataset
+from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.runtime.session import create_session, input_specs
 from onnxslim1x1.runtime.validate import ValidationSettings, validate_models
@@ -49,6 +52,36 @@ def report(classification=None, outputs=SAME, **changes):
 def test_tolerances_without_sense_are_refused(wrong):
     with pytest.raises(OptionError, match="--m"):
         Tolerance(**wrong)
+
+
+def compared(speedup, **changes):
+    one = Latency(median_s=1.0, p10_s=1.0, p90_s=1.0, runs=9, provider="CPUExecutionProvider", threads=1)
+    return LatencyComparison(original=one, rewritten=one, speedup=speedup, speedup_low=0.9 * speedup,
+                             speedup_high=1.1 * speedup, noise_low=0.99, noise_high=1.01, **changes)
+
+
+@pytest.mark.parametrize(("bound", "passed"), [(1.2, True), (1.21, False)])
+def test_the_speedup_is_promised_for_all_threads_and_batch_sizes(bound, passed):
+    found = replace(report(), latencies=(compared(1.5), compared(1.2), compared(1.9)))
+    gate, = (g for g in judge(found, Tolerance(min_speedup=bound)) if g.name == "min_speedup")
+    assert (gate.value, gate.passed, gate.kind) == (1.2, passed, "latency")
+
+
+def test_a_speedup_that_was_not_measured_is_not_reached():
+    gate, = (g for g in judge(report(), Tolerance(min_speedup=1.0)) if g.name == "min_speedup")
+    assert (gate.value, gate.passed) == (None, False)
+
+
+def test_what_may_fool_a_latency_is_warned_of():
+    slow, usual = (Footprint(load_s=0.1, arena_bytes=1, resident_bytes=1, file_bytes=1, denormal_slowdown=x)
+                   for x in (2.5, 1.0))
+    found = replace(report(), latencies=(compared(1.5, cpus=4), ), footprints=(slow, usual))
+    line, = found.warnings
+    assert line.startswith("denormal numbers make the original model 2.5 times slower")
+    crowded = replace(found, footprints=None, latencies=(replace(found.latencies[0], original=replace(
+        found.latencies[0].original, threads=8)),))
+    line, = crowded.warnings
+    assert line.startswith("8 threads share the 4 processors")
 
 
 # ---- the original against chance ----
