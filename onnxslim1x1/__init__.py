@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxslim1x1.api import (
+        Bisection,
         Budget,
         Check,
         DataOptions,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         ValidationSettings,
         analyze,
         apply,
+        bisect,
         compare,
         explore,
         load_plan,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "__version__", "analyze", "apply", "compare", "explore", "load_plan", "plan",
+__all__ = ["Bisection", "Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
+           "ValidationSettings", "__version__", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan",
            "save_plan", "slim", "validate"]
 
 

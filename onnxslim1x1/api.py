@@ -1,4 +1,4 @@
-"""What `import onnxslim1x1` offers: `analyze`, `compare`, `explore`, `plan`, `apply`, `validate` and `slim`.
+"""What `import onnxslim1x1` offers: `analyze`, `compare`, `explore`, `plan`, `apply`, `bisect`, `validate` and `slim`.
 
 Each takes a path or an `onnx.ModelProto` (`compare` takes two analyses) and returns frozen values. Options that travel
 together are values, too.
@@ -17,38 +17,23 @@ import onnx
 
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save, write_bytes
-from onnxslim1x1.runtime.blas import limited_blas
 from onnxslim1x1.runtime.compare import looks_like_classifier
+from onnxslim1x1.runtime.examine import examine
 from onnxslim1x1.runtime.hardware import Environment, environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
+from onnxslim1x1.runtime.trial import Trial
 from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
 from onnxslim1x1.search import front
 from onnxslim1x1.search.analysis import Analysis
+from onnxslim1x1.search.bisect import Bisection, require_gate
+from onnxslim1x1.search.bisect import bisect as find_breaking
+from onnxslim1x1.search.carrying import carried, where_of
 from onnxslim1x1.search.comparison import compare
 from onnxslim1x1.search.front import Front
 from onnxslim1x1.search.inspection import Inspection, inspect
-from onnxslim1x1.search.pipeline import (
-    Calibration,
-    RewriteResult,
-    Subject,
-    factors_of,
-    make_plan,
-    model_cost,
-    rewrite,
-    total_cost,
-    workbench,
-)
+from onnxslim1x1.search.pipeline import RewriteResult, Subject, make_plan, model_cost, rewrite, total_cost
 from onnxslim1x1.search.plan import Budget, RewritePlan
-from onnxslim1x1.search.plan_check import (
-    blaming,
-    comparing,
-    differences,
-    planned_data,
-    refreshed,
-    require_data,
-    require_fit,
-    require_model,
-)
+from onnxslim1x1.search.plan_check import comparing, differences, planned_data
 from onnxslim1x1.search.plan_file import load_plan, save_plan
 from onnxslim1x1.spec import Cost
 
@@ -205,31 +190,49 @@ def apply(source: Source, plan: RewritePlan | str | Path, output: Path | str | N
         OutputError: the output cannot be written.
         ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
     """
-    where = "plan" if isinstance(plan, RewritePlan) else str(plan)
+    where = where_of(plan)
     asked = plan if isinstance(plan, RewritePlan) else load_plan(plan)
     options, model = asked.run_options(run), load(source)
     chosen = planned_data(asked, calibration, where)
     _require_output(output, model, chosen.path if chosen else None, None if isinstance(plan, RewritePlan) else plan)
-    require_model(asked, model)
-    with blaming(where):
-        subject = Subject.of(model, options)
-        require_fit(asked, subject.layers, where)
-        data = None if chosen is None else Calibration.of(chosen, subject)
-    if data is not None:
-        require_data(asked, data.record, where)
-    wanted = {layer.layer: layer.weighted for layer in asked.layers}
-    with limited_blas(asked.blas_threads):
-        bench = workbench(subject, [x for x in subject.layers if x.name in wanted], data, options,
-                          weighed=[x for x in subject.layers if wanted.get(x.name)])
-        fresh = refreshed(asked, subject, bench)
-        done = rewrite(subject, fresh, factors_of(fresh, bench, data, options))
+    made = carried(asked, model, chosen, options, where)
+    subject, done = made.subject, rewrite(made.subject, made.plan, made.factors)
     if output is not None:
         _write(model, done, Path(output))
     return replace(done, notes=subject.shapes.notes + done.notes + differences(asked, environment()))
 
 
-def validate(original: Source, rewritten: Source, *, data: DataOptions | None = None,
-             run: RunOptions | None = None, settings: ValidationSettings | None = None) -> ValidationReport:
+def bisect(source: Source, plan: RewritePlan | str | Path, *, data: DataOptions | None = None,
+           calibration: DataOptions | Path | str | None = None, run: RunOptions | None = None,
+           settings: ValidationSettings) -> Bisection:
+    """Find the smallest set of a plan's layers that breaks a promise about accuracy.
+
+    Args:
+        source: the model that the plan was made for.
+        plan: the plan, or its file.
+        data: what accuracy is judged on; random inputs without it.
+        calibration: the images that the plan was made with, or where they are now; by default where they were then.
+        run: threads and progress; everything else is that of the plan.
+        settings: the promises; nothing else of them counts.
+
+    Raises:
+        OptionError: there is no promise, or the model is no classifier though classes were promised.
+        PlanMismatchError, ModelError, DataError, RuntimeFailure: as in `apply`.
+    """
+    require_gate(settings.tolerance)
+    where = where_of(plan)
+    asked = plan if isinstance(plan, RewritePlan) else load_plan(plan)
+    options, model = asked.run_options(run), load(source)
+    made = carried(asked, model, planned_data(asked, calibration, where), options, where)
+    shapes = options.shapes(model)
+    dataset = None if data is None else data.open(model, shapes)
+    wanted = replace(settings, measure_latency=False, seed=options.seed, shapes=shapes.inputs,
+                     benchmark=replace(settings.benchmark, threads=options.threads))
+    return find_breaking(made, Trial(model, dataset, wanted), progress=options.stage("bisecting"))
+
+
+def validate(original: Source, rewritten: Source, *, data: DataOptions | None = None, run: RunOptions | None = None,
+             settings: ValidationSettings | None = None, plot: Path | str | None = None) -> ValidationReport:
     """Compare two models on the same inputs: results, latency, size, cost; and judge the promises in `settings`.
 
     Args:
@@ -238,11 +241,18 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
         data: real inputs, with labels or without; random ones without it.
         run: threads, provider, shapes, seed and progress.
         settings: promises and how to measure them; threads, provider, seed and shapes come from `run`.
+        plot: picture of the errors layer by layer, .svg, .png or .pdf; only if the settings ask for these.
 
     Raises:
+        OutputError: the picture cannot be written.
         ModelError, DataError, RuntimeFailure, OptionError: an input cannot be used.
     """
     options, chosen = run or RunOptions(), settings or ValidationSettings()
+    if plot is not None:
+        from onnxslim1x1.report.plot_layers import layers_image, require_layers
+
+        require_layers(Path(plot), per_layer=chosen.accuracy.per_layer)
+        _require_output(plot, load(original), example="errors.svg", option="--plot")
     with _on_disk(original, "original.onnx") as first, _on_disk(rewritten, "rewritten.onnx") as second:
         model = load(first)
         shapes = options.shapes(model)
@@ -250,8 +260,12 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
         costs = (model_cost(model, shapes), model_cost(load(second), shapes))
         benchmark = replace(chosen.benchmark, threads=options.threads, provider=options.provider)
         bound = shapes.inputs if options.input_shapes or options.dims or dataset is None else None
-        return validate_models(first, second, dataset=dataset, costs=costs, progress=options.progress,
-                               settings=replace(chosen, benchmark=benchmark, seed=options.seed, shapes=bound))
+        full = replace(chosen, benchmark=benchmark, seed=options.seed, shapes=bound)
+        report = validate_models(first, second, dataset=dataset, costs=costs, progress=options.progress, settings=full)
+        report = examine(report, (first, second), dataset=dataset, settings=full, progress=options.progress)
+    if plot is not None and report.layers:
+        write_bytes(Path(plot), layers_image(report.layers, Path(plot).suffix), "--plot")
+    return report
 
 
 def slim(source: Source, output: Path | str | None = None, *, budget: Budget | None = None,
@@ -368,6 +382,6 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
         yield None
 
 
-__all__ = ["Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "analyze", "apply", "compare", "explore", "load_plan", "plan", "save_plan", "slim",
-           "validate"]
+__all__ = ["Bisection", "Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
+           "ValidationSettings", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan", "save_plan",
+           "slim", "validate"]

@@ -16,7 +16,8 @@ from onnxslim1x1.errors import SlimError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer exports only this kind of usage error by name
 
-COMMANDS = ("cost", "analyze", "report", "plan", "apply", "slim", "validate", "cache")  # each a module beside this one
+# each is a module beside this one
+COMMANDS = ("cost", "analyze", "report", "plan", "apply", "slim", "validate", "bisect", "cache")
 
 
 def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:

@@ -1,4 +1,4 @@
-"""`onnxslim1x1 report`: pages and tables from what `analyze --json` wrote."""
+"""`onnxslim1x1 report`: pages and tables from what other commands wrote with --json."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from onnxslim1x1.cli.reports import ReportFlags
 
 @grouped
 def command(
-    file: Annotated[Path, typer.Argument(help="What analyze --json printed.", show_default=False)], *,
+    file: Annotated[Path, typer.Argument(
+        help="What analyze, slim or validate printed with --json.", show_default=False)], *,
     files: ReportFlags, _out: DebugFlags,
 ) -> None:
-    """Turn the JSON of an analysis into a page (beside it unless --html says where), CSV or Markdown."""
+    """Turn the JSON of other commands into a page (beside it unless --html says where), CSV or Markdown."""
     from onnxslim1x1.report.documents import load_document
 
     wanted = files if files.wanted else replace(files, html=file.with_suffix(".html"))

@@ -17,33 +17,24 @@ _STDOUT = Path("-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportFlags:
-    """Which reports are written, and where."""
+class PageFlags:
+    """Whether a page is written, and where."""
 
     html: Annotated[Path | None, typer.Option(
         metavar="FILE", help="Write one self-contained page with tables and plots (needs bokeh).")] = None
-    csv: Annotated[Path | None, typer.Option(
-        metavar="FILE", help="Write one line per layer for spreadsheets; - prints it instead of the table.")] = None
-    markdown: Annotated[Path | None, typer.Option(
-        metavar="FILE", help="Write totals and the table as Markdown; - prints it instead of the table.")] = None
 
     @property
     def wanted(self) -> dict[str, Path]:
         """Option and file of every report that was asked for."""
-        files = {"--html": self.html, "--csv": self.csv, "--markdown": self.markdown}
-        return {option: path for option, path in files.items() if path is not None}
+        return {} if self.html is None else {"--html": self.html}
 
-    @property
-    def print_instead(self) -> bool:
-        """Whether a report takes the place of the table on standard output."""
-        return _STDOUT in (self.csv, self.markdown)
-
-    def require(self, *inputs: Path | None, json: bool = False) -> None:
+    def require(self, *inputs: Path | None, json: bool = False, also: Mapping[str, Path | None] | None = None) -> None:
         """Fail before the work rather than after it.
 
         Args:
             inputs: files that are read.
             json: whether standard output is for one JSON document.
+            also: files that other options write.
 
         Raises:
             OptionError: two results have one place, an output is an input, or a library is missing.
@@ -53,7 +44,8 @@ class ReportFlags:
             return
         from onnxslim1x1.graph.save import require_writable
 
-        places = [*self.wanted.items(), *([("--json", _STDOUT)] if json else [])]
+        places = [*self.wanted.items(), *([("--json", _STDOUT)] if json else []),
+                  *((option, path) for option, path in (also or {}).items() if path)]
         for (one, path), (other, same) in itertools.combinations(places, 2):
             if path.absolute() == same.absolute():
                 raise OptionError(f"{one} and {other}: both write to "
@@ -61,7 +53,7 @@ class ReportFlags:
         if self.html is not None:
             if self.html == _STDOUT:
                 raise OptionError("--html -: a page goes into a file; name one, such as report.html")
-            from onnxslim1x1.report.page import require_bokeh
+            from onnxslim1x1.report.template import require_bokeh
 
             require_bokeh(f"--html {self.html}")
         for option, path in self.wanted.items():
@@ -77,6 +69,7 @@ class ReportFlags:
 
         Raises:
             OutputError: a file cannot be written.
+            OptionError: a report of this kind cannot be made of the document.
         """
         if not self.wanted:
             return
@@ -87,10 +80,31 @@ class ReportFlags:
 
         made = record(document(), where)
         writers = {"--html": html_page, "--csv": csv_text, "--markdown": markdown_text}
+        texts = {option: writers[option](made) for option in self.wanted}  # all or none
         for option, path in self.wanted.items():
-            text = writers[option](made)
             if path == _STDOUT:
-                print_text(text)
+                print_text(texts[option])
             else:  # a path may hold bytes that are no text
-                write_bytes(path, text.encode("utf-8", errors="replace"), option)
+                write_bytes(path, texts[option].encode("utf-8", errors="replace"), option)
                 note(f"wrote {path}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportFlags(PageFlags):
+    """Which reports are written, and where."""
+
+    csv: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Write one line per layer for spreadsheets; - prints it instead of the table.")] = None
+    markdown: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Write totals and the table as Markdown; - prints it instead of the table.")] = None
+
+    @property
+    def wanted(self) -> dict[str, Path]:
+        """Option and file of every report that was asked for."""
+        files = {"--html": self.html, "--csv": self.csv, "--markdown": self.markdown}
+        return {option: path for option, path in files.items() if path is not None}
+
+    @property
+    def print_instead(self) -> bool:
+        """Whether a report takes the place of the table on standard output."""
+        return _STDOUT in (self.csv, self.markdown)

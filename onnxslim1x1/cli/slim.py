@@ -22,6 +22,7 @@ from onnxslim1x1.cli.options import (
     RunFlags,
 )
 from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar
+from onnxslim1x1.cli.reports import PageFlags
 from onnxslim1x1.errors import OptionError
 
 
@@ -34,7 +35,7 @@ def command(
     keep_failed: Annotated[bool, typer.Option("--keep-failed", help="Keep the file when a gate fails.")] = False,
     fail_if_unchanged: Annotated[bool, typer.Option(
         "--fail-if-unchanged", help="Exit with 6 if nothing is worth changing.")] = False,
-    run: RunFlags, out: OutputFlags,
+    page: PageFlags, run: RunFlags, out: OutputFlags,
 ) -> None:
     """Put 1x1 reductions in front of expensive convolutions where that pays, and prove it."""
     from onnxslim1x1 import api
@@ -44,15 +45,17 @@ def command(
         raise OptionError(f"{gates.given[0]}: contradicts --no-validate; drop one of the two")
     fit, wanted = images.other(calibration), budget.budget()
     target = front.output(output, *gates.given, data=images.data, labels=images.labels, no_validate=no_validate,
-                          keep_failed=keep_failed, fail_if_unchanged=fail_if_unchanged)
+                          keep_failed=keep_failed, fail_if_unchanged=fail_if_unchanged, html=page.html)
     if target is None:
         explore(model, fit, front=front, budget=budget, run=run, out=out)
         return
     check = None if no_validate else api.Check(data=images.options(), settings=gates.settings(),
                                                keep_failed=keep_failed)
+    page.require(model, calibration, images.data, images.labels, also={"--output": target})
     with progress_bar() as progress:
         result = api.slim(model, target, budget=wanted, calibration=fit and replace(fit, labels=None),
                           run=run.options(progress), check=check)
+    page.write(lambda: slim_json(result))
     if out.json:
         print_json(slim_json(result))
     else:

@@ -1,19 +1,13 @@
-"""A record as one HTML page that needs nothing else: no network, no other file.
-
-Tables and text are written here by jinja2, plots by bokeh; a short script of ours sorts, searches and selects. A policy
-in the page itself forbids the browser to fetch anything.
-"""
+"""A record as one HTML page: what stands on the page of an analysis, or of two models side by side."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.facts import compared_facts, environment_facts, gain, headroom, model_facts
 from onnxslim1x1.report.format import percent, shape
 from onnxslim1x1.report.records import (
@@ -25,50 +19,32 @@ from onnxslim1x1.report.records import (
     SpectraRecord,
 )
 from onnxslim1x1.report.rows import sheet
+from onnxslim1x1.report.template import rendered, require_bokeh
+from onnxslim1x1.report.validation_records import Validated
 
-if TYPE_CHECKING:
-    from bokeh.models import LayoutDOM
-
-_WEB = Path(__file__).parent / "web"
 _SPACES = ("inputs", "outputs", "positions", "separable")
 
 
-def require_bokeh(option: str) -> None:
-    """Fail before the work rather than after it.
-
-    Raises:
-        OptionError: bokeh, which draws the plots, is missing.
-    """
-    try:
-        import bokeh  # noqa: F401
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise OptionError(f"{option}: a page needs bokeh ({error}); pip install 'onnxslim1x1[report]'") from error
-
-
-def html_page(record: Record) -> str:
-    """The page of an analysis or of a comparison.
+def html_page(record: Record | Validated) -> str:
+    """The page of an analysis, of a comparison or of a validation.
 
     Raises:
         OptionError: bokeh is missing.
     """
     require_bokeh("--html")
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    if not isinstance(record, AnalysisRecord | ComparisonRecord):
+        from onnxslim1x1.report.validation_page import validation_page
 
-    from onnxslim1x1.report.plots import CURVES
+        return validation_page(record)
+    from onnxslim1x1.report.drawing import CURVES
 
     whole = sheet(record)
-    rows = whole.only(lambda i: whole.columns[i].is_shown)
     made = _compared(record) if isinstance(record, ComparisonRecord) else _analysed(record)
-    templates = Environment(loader=FileSystemLoader(_WEB), autoescape=True, undefined=StrictUndefined,
-                            trim_blocks=True, lstrip_blocks=True)
-    template = templates.get_template("page.html.jinja")
-    drawn = {name: _embedded(_item(plot, name)) if plot else "" for name, plot in made["plots"].items()}
-    return template.render(
-        made | {"plots": drawn}, tool=record.tool, warnings=record.warnings, columns=rows.columns, rows=rows.rows,
-        style=(_WEB / "page.css").read_text(encoding="utf-8"), script=(_WEB / "page.js").read_text(encoding="utf-8"),
-        bokeh=_bokeh_script(), colors=CURVES,
-        data=_embedded({"rows": made["details"], "first": made["first"], "colors": CURVES}))
+    plots, rows, first = made.pop("plots"), made.pop("details"), made.pop("first")
+    return rendered("analysis.html.jinja", made | {
+        "tool": record.tool, "warnings": record.warnings, "colors": CURVES,
+        "sheet": whole.only(lambda i: whole.columns[i].is_shown)},
+        plots=plots, data={"rows": rows, "first": first, "colors": CURVES})
 
 
 def _analysed(record: AnalysisRecord) -> dict[str, Any]:
@@ -195,20 +171,3 @@ def _error_at(curve: CurveRecord, rank: int) -> float:
         if rank <= r1:
             return _error(k0 + (k1 - k0) * (rank - r0) / (r1 - r0))
     return 0.0
-
-
-def _item(plot: LayoutDOM, name: str) -> Any:
-    from bokeh.embed import json_item
-
-    return json_item(plot, target=f"plot-{name}")  # type: ignore[arg-type]  # the name of an element
-
-
-def _embedded(value: Any) -> str:
-    """JSON for a script element: in ASCII, and nothing in it can end the element."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _bokeh_script() -> str:
-    from bokeh.resources import Resources
-
-    return Resources(mode="inline", components=["bokeh"], minified=True).render_js()

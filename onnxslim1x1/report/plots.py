@@ -1,38 +1,34 @@
 """The plots of a page, drawn by bokeh, which is an extra (``pip install 'onnxslim1x1[report]'``).
 
 Sources called ``rows`` have one entry per row of the table, in its order: the script of the page selects by position.
-Colours are told apart by colour-blind people (Okabe and Ito) and show on dark and on light ground.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bokeh.layouts import column
-from bokeh.models import (
-    BasicTickFormatter,
-    ColumnDataSource,
-    FactorRange,
-    FixedTicker,
-    HoverTool,
-    LayoutDOM,
-    Range1d,
-    TapTool,
-)
+from bokeh.models import ColumnDataSource, FactorRange, LayoutDOM, Range1d
 from bokeh.plotting import figure
 
+from onnxslim1x1.report.drawing import (
+    BLUE,
+    CURVES,
+    GREEN,
+    GREY,
+    ORANGE,
+    PICKED,
+    blank,
+    outline,
+    pickable,
+    plain_ticks,
+)
 from onnxslim1x1.report.format import count, ms, percent, shape
 from onnxslim1x1.report.records import AnalysisRecord, ComparisonRecord, LayerRecord, RooflineRecord
 from onnxslim1x1.search.comparison import Match
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#808080"
-PICKED = "#d55e00"
-CURVES = (BLUE, ORANGE, GREEN, PURPLE)
-
-_LEFT, _RIGHT = 48, 8  # pixels that plots leave free at their sides, so that those above each other agree
 _ZOOM_FROM = 60  # rows from which on bars are so thin that one wants to zoom
 
 
@@ -74,7 +70,7 @@ def match_name(match: Match) -> str:
 
 
 def _strip(layers: Sequence[LayerRecord], place: Mapping[int, int], shares: Sequence[float]) -> figure:
-    plot = _figure(118, x_range=Range1d(start=-0.5, end=len(layers) - 0.5), y_range=Range1d(start=0, end=3))
+    plot = blank(118, x_range=Range1d(start=-0.5, end=len(layers) - 0.5), y_range=Range1d(start=0, end=3))
     plot.axis.visible = False
     plot.grid.visible = False
     stages = ColumnDataSource(_stages(sorted(layers, key=lambda p: p.index)), name="stages")
@@ -91,10 +87,10 @@ def _strip(layers: Sequence[LayerRecord], place: Mapping[int, int], shares: Sequ
     cells = plot.rect(x="x", y=1.4, width=0.9, height=1.2, source=rows, fill_color=ORANGE, fill_alpha="alpha",
                       line_color=GREY, line_alpha=0.4, selection_line_color=PICKED, selection_line_alpha=1.0,
                       nonselection_fill_alpha="alpha", nonselection_line_alpha=0.4)
-    _outline(cells)
+    outline(cells)
     offered = [place[row] for row, p in enumerate(layers) if p.proposal]
     plot.scatter(x=offered, y=[0.4] * len(offered), size=7, color=GREEN)
-    _pickable(plot, cells, [("layer", "@name"), ("kind", "@kind"), ("out", "@out"), ("share", "@share")])
+    pickable(plot, cells, [("layer", "@name"), ("kind", "@kind"), ("out", "@out"), ("share", "@share")])
     return plot
 
 
@@ -120,7 +116,7 @@ def _bars(places: Sequence[int], values: Mapping[str, Sequence[float]], *, names
           described: Sequence[str], label: str) -> figure:
     """Bars beside each other at each place; a column of the full height behind them takes clicks."""
     most = max((v for series in values.values() for v in series), default=0.0) or 1.0
-    plot = _figure(210, x_range=Range1d(start=-0.5, end=len(places) - 0.5), y_range=Range1d(start=0, end=1.05 * most),
+    plot = blank(210, x_range=Range1d(start=-0.5, end=len(places) - 0.5), y_range=Range1d(start=0, end=1.05 * most),
                    zoom=len(places) > _ZOOM_FROM)
     plot.xaxis.visible = False
     plot.xgrid.visible = False
@@ -137,7 +133,7 @@ def _bars(places: Sequence[int], values: Mapping[str, Sequence[float]], *, names
     for name, color in zip(values, (BLUE, ORANGE), strict=False):
         plot.vbar(x=f"x_{name}", top=name, width=width, source=rows, fill_color=color, line_color=None,
                   nonselection_fill_alpha=1.0)
-    _pickable(plot, target, [("layer", "@name"), ("", "@text"),
+    pickable(plot, target, [("layer", "@name"), ("", "@text"),
                              *((name, f"@{{{name}}}{{0.00}} {'%' if '%' in label else label}") for name in values)])
     return plot
 
@@ -151,11 +147,11 @@ def roofline_plot(record: AnalysisRecord) -> LayoutDOM | None:
     xs = [p.intensity if p.intensity and p.gmacs_per_s else float("nan") for p in record.layers]
     ys = [p.gmacs_per_s or float("nan") for p in record.layers]
     left, right, low = _roof_ranges(roof, [p.intensity or 1.0 for p in shown], [p.gmacs_per_s or 1.0 for p in shown])
-    plot = _figure(330, x_range=Range1d(start=left, end=right), x_axis_type="log", y_axis_type="log",
+    plot = blank(330, x_range=Range1d(start=left, end=right), x_axis_type="log", y_axis_type="log",
                    y_range=Range1d(start=low, end=2.0 * roof.peak / 1e9))
     plot.xaxis.axis_label, plot.yaxis.axis_label = "MACs per byte", "GMAC/s"
-    _plain_ticks(plot.xaxis, left, right)
-    _plain_ticks(plot.yaxis, low, 2.0 * roof.peak / 1e9)
+    plain_ticks(plot.xaxis, left, right)
+    plain_ticks(plot.yaxis, low, 2.0 * roof.peak / 1e9)
     line = [left, roof.ridge, right]
     plot.line(line, [min(roof.peak, roof.bandwidth * x) / 1e9 for x in line], line_width=2, color=GREY)
     plot.text(x=[right], y=[roof.peak / 1e9], text=[f"{roof.peak / 1e9:.3g} GMAC/s"], text_align="right",
@@ -169,8 +165,8 @@ def roofline_plot(record: AnalysisRecord) -> LayoutDOM | None:
     points = plot.scatter(x="x", y="y", size="size", source=source, fill_color="color", line_color="color",
                           fill_alpha=0.55, selection_line_color=PICKED, nonselection_fill_alpha=0.55,
                           nonselection_line_alpha=1.0)
-    _outline(points)
-    _pickable(plot, points, [("layer", "@name"), ("GMAC/s", "@y{0.0}"), ("MAC/byte", "@x{0.0}"), ("", "@text")])
+    outline(points)
+    pickable(plot, points, [("layer", "@name"), ("GMAC/s", "@y{0.0}"), ("MAC/byte", "@x{0.0}"), ("", "@text")])
     return plot
 
 
@@ -179,19 +175,9 @@ def _roof_ranges(roof: RooflineRecord, xs: Sequence[float], ys: Sequence[float])
     return min(*xs, roof.ridge) / 2, max(*xs, roof.ridge) * 2, min(*ys, roof.peak / 1e10) / 2
 
 
-def _plain_ticks(axis: Any, start: float, end: float) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, written out."""
-    powers = range(math.floor(math.log10(start)), math.ceil(math.log10(end)) + 1)
-    steps = (1, 2, 5) if len(powers) < 4 else (1,)
-    ticks = [step * 10.0 ** power for power in powers for step in steps if start <= step * 10.0 ** power <= end]
-    axis.ticker = FixedTicker(ticks=ticks)
-    axis.formatter = BasicTickFormatter(use_scientific=False)
-    axis.major_label_overrides = {tick: f"{tick:g}" for tick in ticks}
-
-
 def spectra_plot() -> LayoutDOM:
     """Axes for the curves of one layer at a time; the script of the page fills the sources ``curve…`` and ``mark``."""
-    plot = _figure(330, x_range=Range1d(start=0, end=100), y_range=Range1d(start=0, end=1))
+    plot = blank(330, x_range=Range1d(start=0, end=100), y_range=Range1d(start=0, end=1))
     plot.xaxis.axis_label, plot.yaxis.axis_label = "directions kept, %", "relative error"
     for number, color in enumerate(CURVES):
         for dash, name in (("solid", "weights"), ("dashed", "activations")):
@@ -219,25 +205,6 @@ def operator_bars(by_op: Mapping[str, float]) -> LayoutDOM:
     plot.xaxis.axis_label = "ms per run"
     plot.ygrid.visible = False
     return plot
-
-
-def _figure(height: int, *, zoom: bool = False, **options: Any) -> figure:
-    """An empty plot that neither drags nor scrolls by itself: a finger on it moves the page."""
-    plot = figure(height=height, tools="xwheel_zoom,xpan,reset" if zoom else "", sizing_mode="stretch_width",
-                  toolbar_location="above" if zoom else None, active_drag=None, active_scroll=None, min_width=0,
-                  background_fill_alpha=0.0, border_fill_alpha=0.0, outline_line_alpha=0.3, min_border_left=_LEFT,
-                  min_border_right=_RIGHT, **options)
-    plot.toolbar.logo = None
-    return plot
-
-
-def _pickable(plot: figure, target: Any, tooltips: list[tuple[str, str]]) -> None:
-    plot.add_tools(TapTool(renderers=[target]), HoverTool(renderers=[target], tooltips=tooltips))
-
-
-def _outline(renderer: Any) -> None:
-    """Draw what is selected with a thick line."""
-    renderer.selection_glyph.line_width = 3
 
 
 def _percent(part: float | None, whole: float | None) -> float:

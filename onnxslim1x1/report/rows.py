@@ -103,21 +103,23 @@ def _layer_cells(layer: LayerRecord, record: AnalysisRecord) -> tuple[Cell, ...]
     totals, after, roof = record.totals, layer.proposal, layer.roof
     whole = totals.measured.layers_s if totals.measured else None
     return (
-        _text(layer.name), Cell(text=str(layer.index), value=layer.index), _text(layer.kind),
-        _text(geometry(layer.spec)), _text(shape(layer.in_shape)), _text(shape(layer.out_shape)),
-        _count(layer.params), _count(layer.macs), _share(layer.macs, totals.macs), _ms(layer.time_s),
-        _share(layer.time_s, whole), _number(layer.gmacs_per_s, ".1f"), _share(roof.fraction if roof else None, 1.0),
-        _text(roof.bound if roof else None), _text(verdict(after, layer.declined)),
-        _number(after.error if after else None, ".3f"), _count(after.cost.macs if after else None),
-        _ms(after.time_s if after else None))
+        text_cell(layer.name), Cell(text=str(layer.index), value=layer.index), text_cell(layer.kind),
+        text_cell(geometry(layer.spec)), text_cell(shape(layer.in_shape)), text_cell(shape(layer.out_shape)),
+        count_cell(layer.params), count_cell(layer.macs), share_cell(layer.macs, totals.macs), ms_cell(layer.time_s),
+        share_cell(layer.time_s, whole), number_cell(layer.gmacs_per_s, ".1f"),
+        share_cell(roof.fraction if roof else None, 1.0), text_cell(roof.bound if roof else None),
+        text_cell(verdict(after, layer.declined)),
+        number_cell(after.error if after else None, ".3f"), count_cell(after.cost.macs if after else None),
+        ms_cell(after.time_s if after else None))
 
 
 def _match_cells(match: Match) -> tuple[Cell, ...]:
     return (
-        _text((match.before or match.after)[-1]), _text(" + ".join(match.before) or None),
-        _text(" + ".join(match.after) or None), _text(match.found),
-        _count(match.macs.before), _count(match.macs.after), _change(match.macs), _count(match.params.before),
-        _count(match.params.after), _ms(match.time_s.before), _ms(match.time_s.after),
+        text_cell((match.before or match.after)[-1]), text_cell(" + ".join(match.before) or None),
+        text_cell(" + ".join(match.after) or None), text_cell(match.found),
+        count_cell(match.macs.before), count_cell(match.macs.after), _change(match.macs),
+        count_cell(match.params.before), count_cell(match.params.after), ms_cell(match.time_s.before),
+        ms_cell(match.time_s.after),
         _change(match.time_s, noise=TIME_NOISE))
 
 
@@ -125,21 +127,26 @@ def _change(pair: Pair, *, noise: float = 0.0) -> Cell:
     return Cell(text=change(pair, noise=noise) or UNKNOWN, value=pair.ratio)
 
 
-def _text(value: str | None) -> Cell:
+def text_cell(value: str | None) -> Cell:
+    """Text, or a mark for what is unknown."""
     return Cell(text=UNKNOWN if value is None else value, value=value)
 
 
-def _count(value: float | None) -> Cell:
+def count_cell(value: float | None) -> Cell:
+    """A large number, shortened."""
     return Cell(text=UNKNOWN if value is None else count(value), value=value)
 
 
-def _number(value: float | None, form: str) -> Cell:
+def number_cell(value: float | None, form: str) -> Cell:
+    """A number in a format."""
     return Cell(text=UNKNOWN if value is None else format(value, form), value=value)
 
 
-def _ms(seconds: float | None) -> Cell:
+def ms_cell(seconds: float | None) -> Cell:
+    """Seconds, shown and kept as milliseconds."""
     return Cell(text=ms(seconds), value=None if seconds is None else 1e3 * seconds)
 
 
-def _share(part: float | None, whole: float | None) -> Cell:
+def share_cell(part: float | None, whole: float | None) -> Cell:
+    """Part of a whole, shown in per cent."""
     return Cell(text=percent(part, whole), value=None if part is None or not whole else part / whole)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from onnxslim1x1.report.document import jsonable
+from onnxslim1x1.report.accuracy import accuracy_parts
+from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, decibel, ms, percent, size_bytes
 from onnxslim1x1.report.style import Table, named_table
+from onnxslim1x1.report.words import STANDING, gate_words, latency_words
 from onnxslim1x1.runtime.benchmark import LatencyComparison
 from onnxslim1x1.runtime.compare import Classification
 from onnxslim1x1.runtime.evidence import Footprint
+from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.verdict import Gate, ValidationReport
 from onnxslim1x1.spec import Cost
 
 Row = tuple[str, str, str, str]
-
-_GATES = {"checker": "ONNX checker", "interface": "inputs and outputs match", "finite": "no new NaN or infinity"}
 
 
 def validation_report(report: ValidationReport) -> list[str | Table]:
@@ -27,7 +29,7 @@ def validation_report(report: ValidationReport) -> list[str | Table]:
     parts += [f"{m.name}: {m.reason} ({m.code})" for m in report.mismatches]
     if not report.checker.rewritten_ok or not report.checker.original_ok:
         parts.append(f"ONNX checker: {report.checker.message}")
-    return [*parts, *gate_lines(report.gates), *verdict_lines(report)]
+    return [*parts, *accuracy_parts(report), *gate_lines(report.gates), *verdict_lines(report)]
 
 
 def before_and_after(report: ValidationReport) -> Table:
@@ -98,22 +100,14 @@ def _differences(report: ValidationReport) -> Table:
 
 def gate_lines(gates: tuple[Gate, ...]) -> list[str]:
     """Promises that were asked for, and the standing ones that are broken."""
-    shown = [g for g in gates if g.name not in _GATES or not g.passed]
-    return [f"gate {_GATES.get(g.name, g.name)}: {'passed' if g.passed else 'FAILED'} "
-            f"({'-' if g.value is None else format(g.value, '.4g')}, bound {g.bound:g})" for g in shown]
+    return [f"gate {gate_words(gate)}" for gate in gates if gate.name not in STANDING or not gate.passed]
 
 
 def verdict_lines(report: ValidationReport) -> list[str]:
     """The measured ratios with their intervals and noise floors, one line for each comparison."""
     if not report.latencies:
         return ["latency was not measured"]
-    return [_verdict(one, setting_of(one, report.latencies)) for one in report.latencies]
-
-
-def _verdict(found: LatencyComparison, setting: str) -> str:
-    return (f"{found.verdict}{setting}: {found.speedup:.2f}x, 95 % interval {found.speedup_low:.2f} to "
-            f"{found.speedup_high:.2f}; noise floor (the original against itself) {found.noise_low:.2f} to "
-            f"{found.noise_high:.2f}; {found.original.runs} runs each")
+    return [latency_words(one, setting_of(one, report.latencies)) for one in report.latencies]
 
 
 def validation_json(report: ValidationReport) -> dict[str, Any]:
@@ -124,3 +118,10 @@ def validation_json(report: ValidationReport) -> dict[str, Any]:
     for one, measured in zip(found["latencies"], report.latencies, strict=True):
         one["verdict"] = measured.verdict
     return found
+
+
+def validate_json(report: ValidationReport, original: Path, rewritten: Path,
+                  environment: Environment) -> dict[str, Any]:
+    """The document of ``validate --json``."""
+    return document("validate", {"environment": environment, "original": original, "rewritten": rewritten,
+                                 "validation": validation_json(report), "warnings": report.warnings})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxslim1x1.errors import DataError
 from onnxslim1x1.runtime.files import Arrays, load_arrays
 from onnxslim1x1.runtime.image_input import MODES, ImageInput, image_axes, image_input
-from onnxslim1x1.runtime.images import geometry
+from onnxslim1x1.runtime.images import Change, Pixels, geometry
 from onnxslim1x1.runtime.labels import LABEL_KEYS, Labels, class_indices, table_labels
 from onnxslim1x1.runtime.preprocess import Preprocess, show_size
 from onnxslim1x1.runtime.session import InputSpec
@@ -38,6 +38,7 @@ class ArraySamples:
     prep: Preprocess
     target: ImageInput | None = None
     axes: tuple[int | None, ...] = ()
+    change: Change | None = None
 
     def __len__(self) -> int:
         return len(self.array)
@@ -48,12 +49,21 @@ class ArraySamples:
         Raises:
             DataError: they do not end at the model's size or fit into its dtype.
         """
-        part = self.array[rows]
         if self.target is None:
-            return cast(part, self.spec.dtype, where=self.where)
-        part = part[..., np.newaxis] if None in self.axes else part.transpose([a for a in self.axes if a is not None])
-        images = [geometry(sample, self.prep, self.target, where=self.where) for sample in part]
+            return cast(self.array[rows], self.spec.dtype, where=self.where)
+        images = [geometry(self.pixels(int(row)), self.prep, self.target, where=self.where) for row in rows]
         return finish(images, self.prep, self.target, where=self.where)
+
+    def pixels(self, row: int) -> Pixels:
+        """One sample as an image (H, W, C) before preprocessing, changed if that is wanted; only with a `target`."""
+        part = self.array[row:row + 1]
+        part = part[..., np.newaxis] if None in self.axes else part.transpose([a for a in self.axes if a is not None])
+        pixels: Pixels = part[0]
+        return pixels if self.change is None else self.change(pixels, row)
+
+    def called(self, row: int) -> str:
+        """How people call a sample."""
+        return f"image {row}"
 
     def raw(self, rows: Rows) -> Iterator[bytes]:
         """Bytes of each sample as it is in the file."""

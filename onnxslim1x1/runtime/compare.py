@@ -91,6 +91,24 @@ def compare_names(original: Sequence[str], rewritten: Sequence[str]) -> tuple[Mi
     return tuple(found)
 
 
+def compare_inputs(original: Any, rewritten: Any) -> tuple[Mismatch, ...]:
+    """Inputs for which the session `rewritten` cannot be fed what the session `original` takes."""
+    before = {item.name: item for item in original.get_inputs()}
+    after = {item.name: item for item in rewritten.get_inputs()}
+    found = [Mismatch(name=n, code="missing_input", reason="the rewritten model has no such input")
+             for n in before if n not in after]
+    found += [Mismatch(name=n, code="extra_input", reason="the original has no such input")
+              for n in after if n not in before]
+    for name in (n for n in before if n in after):
+        old, new = before[name], after[name]
+        if old.type != new.type:
+            found.append(Mismatch(name=name, code="changed_input_dtype", reason=f"{old.type} became {new.type}"))
+        elif len(old.shape) != len(new.shape) or any(
+                isinstance(b, int) and a != b for a, b in zip(old.shape, new.shape, strict=True)):
+            found.append(Mismatch(name=name, code="changed_input_shape", reason=f"{old.shape} became {new.shape}"))
+    return tuple(found)
+
+
 def compare_types(name: str, original: AnyArray, rewritten: AnyArray) -> Mismatch | None:
     """Compare shape and dtype of one output of the same run."""
     if original.shape != rewritten.shape:
@@ -256,7 +274,7 @@ def kl_divergence(original: AnyArray, rewritten: AnyArray) -> Float64:
     return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0))
 
 
-def _label_ranks(scores: AnyArray, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def label_ranks(scores: AnyArray, labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many classes come before the label, (N,); of equal scores the smaller index comes first, as in argmax."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     before = np.arange(scores.shape[1]) < labels[:, None]
@@ -298,7 +316,7 @@ class ClassificationAccumulator:
         for side in (0, 1):
             self._bad[side] += int(np.count_nonzero(~good[side]))
             if labels is not None:
-                ranks = _label_ranks(pair[side][good[side]], labels[good[side]])
+                ranks = label_ranks(pair[side][good[side]], labels[good[side]])
                 self._top1[side] += int(np.count_nonzero(ranks < 1))
                 self._top5[side] += int(np.count_nonzero(ranks < _TOP))
 

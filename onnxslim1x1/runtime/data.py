@@ -19,6 +19,7 @@ from onnxslim1x1.errors import DataError, OptionError
 from onnxslim1x1.runtime.arrays import ArraySamples, Rows, open_arrays, spread
 from onnxslim1x1.runtime.files import IMAGE_SUFFIXES
 from onnxslim1x1.runtime.folders import ImageFiles, open_images
+from onnxslim1x1.runtime.images import Change
 from onnxslim1x1.runtime.labels import Labels
 from onnxslim1x1.runtime.preprocess import Preprocess
 from onnxslim1x1.runtime.session import InputSpec
@@ -87,6 +88,18 @@ class Dataset:
             for part in column.raw(self.rows):
                 total.update(hashlib.sha256(part).digest())  # of fixed length: parts cannot run into each other
         return total.hexdigest()
+
+    def changed(self, change: Change) -> Dataset:
+        """The same samples, every image changed before it is preprocessed.
+
+        Raises:
+            DataError: some inputs are fed arrays as they are, which are no images.
+        """
+        for column in self.columns:
+            if column.target is None:
+                raise DataError(f"{self.name}: holds arrays that are fed as they are, and only images can be changed "
+                                "on purpose; give images or 8-bit arrays, or do without --shift")
+        return replace(self, columns=tuple(replace(column, change=change) for column in self.columns))
 
     def subset(self, indices: Sequence[int] | Rows) -> Dataset:
         """Only these samples, in this order.

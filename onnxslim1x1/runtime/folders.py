@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnxslim1x1.errors import DataError
 from onnxslim1x1.runtime.files import image_names, reading
 from onnxslim1x1.runtime.image_input import ImageInput, image_input
-from onnxslim1x1.runtime.images import decode, geometry
+from onnxslim1x1.runtime.images import Change, Pixels, decode, geometry
 from onnxslim1x1.runtime.labels import LABELS_FILE, Labels, subfolder_labels, table_labels
 from onnxslim1x1.runtime.preprocess import Preprocess, show_size
 from onnxslim1x1.runtime.session import InputSpec
@@ -29,6 +29,7 @@ class ImageFiles:
     paths: tuple[Path, ...]
     prep: Preprocess
     target: ImageInput
+    change: Change | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,12 +41,26 @@ class ImageFiles:
             DataError: a file is no image, has the wrong size, or a size unlike the others.
         """
         paths = [self.paths[int(row)] for row in rows]
-        images = [geometry(decode(p, self.target.channels), self.prep, self.target, where=str(p)) for p in paths]
+        images = [geometry(self.pixels(int(row)), self.prep, self.target, where=str(path))
+                  for row, path in zip(rows, paths, strict=True)]
         for path, image in zip(paths, images, strict=True):
             if image.shape != images[0].shape:
                 raise DataError(f"{path}: image is {show_size(image.shape[:2])}, but {paths[0]} in the same batch is "
                                 f"{show_size(images[0].shape[:2])}; use --resize H,W, or --resize and --crop")
         return finish(images, self.prep, self.target, where=str(paths[0]))
+
+    def pixels(self, row: int) -> Pixels:
+        """One image (H, W, C) before preprocessing, changed if that is wanted.
+
+        Raises:
+            DataError: the file is no image.
+        """
+        pixels = decode(self.paths[row], self.target.channels)
+        return pixels if self.change is None else self.change(pixels, row)
+
+    def called(self, row: int) -> str:
+        """How people call a sample."""
+        return self.paths[row].name
 
     def raw(self, rows: Rows) -> Iterator[bytes]:
         """Contents of the files, names aside.

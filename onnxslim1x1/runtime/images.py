@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnxslim1x1.runtime.image_input import MODES, ImageInput, check_size
 from onnxslim1x1.runtime.preprocess import Preprocess, Size, pair, show_size
 
 Pixels = NDArray[Any]
+Change = Callable[[Pixels, int], Pixels]  # of an image (H, W, C), which keeps its size and dtype; the place of it
 
 _MAX_PIXELS = 89_478_485  # Pillow's own limit for a decoded image, applied to resized ones too
 

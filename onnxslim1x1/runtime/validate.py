@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxslim1x1.errors import DataError, ModelError, OptionError
+from onnxslim1x1.runtime.accuracy import AccuracyCollector, AccuracySettings
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, LatencyComparison, compare_models, timing_options
 from onnxslim1x1.runtime.calibration import padded
 from onnxslim1x1.runtime.compare import (
@@ -25,13 +26,15 @@ from onnxslim1x1.runtime.compare import (
     DiffAccumulator,
     Mismatch,
     OutputDiff,
+    compare_inputs,
     compare_names,
     compare_types,
-    looks_like_classifier,
 )
 from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.runtime.footprint import Errand, measure_footprint
 from onnxslim1x1.runtime.labels import check_labels
+from onnxslim1x1.runtime.metrics import Batch
+from onnxslim1x1.runtime.series import figure
 from onnxslim1x1.runtime.session import (
     Feeds,
     InputSpec,
@@ -45,6 +48,7 @@ from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, Validation
 from onnxslim1x1.spec import Cost
 
 Labels = NDArray[np.int64]
+USUAL_CONFIDENCE = 0.95  # of intervals where none was asked for
 StageProgress = Callable[[str, float], None]
 __all__ = ["CheckResult", "Dataset", "Gate", "Tolerance", "ValidationReport", "ValidationSettings", "check_models",
            "compare_inputs", "judge", "model_bytes", "validate_models"]
@@ -82,6 +86,7 @@ class ValidationSettings:
         shapes: shapes of inputs by name, for random inputs and for the latency.
         timed: numbers of threads and batch sizes to measure the latency with; each has the whole budget of `benchmark`.
         measure_footprint: whether memory and loading time are measured, which takes a second or two for each model.
+        accuracy: task, metrics and what else is found out about accuracy.
 
     Raises:
         OptionError: a number makes no sense, or a latency is promised but not measured.
@@ -96,6 +101,7 @@ class ValidationSettings:
     shapes: Mapping[str, Sequence[int]] | None = None
     timed: Wanted = field(default_factory=Wanted)
     measure_footprint: bool = False
+    accuracy: AccuracySettings = field(default_factory=AccuracySettings)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.random_runs < 1 or self.seed < 0:
@@ -137,7 +143,8 @@ def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None 
         data=dataset.name if dataset is not None else f"random inputs, seed {chosen.seed}",
         cost_original=costs[0] if costs else None, cost_rewritten=costs[1] if costs else None,
         random_inputs=dataset is None,
-        footprints=_footprints(paths, sizes, feeds=found.timing_feeds, settings=chosen, progress=progress))
+        footprints=_footprints(paths, sizes, feeds=found.timing_feeds, settings=chosen, progress=progress),
+        **found.judged(chosen))
     return replace(report, gates=judge(report, chosen.tolerance))
 
 
@@ -219,26 +226,8 @@ def _stdout_to_stderr() -> Iterator[None]:
         os.close(saved)
 
 
-def compare_inputs(original: Any, rewritten: Any) -> tuple[Mismatch, ...]:
-    """Inputs for which the session `rewritten` cannot be fed what the session `original` takes."""
-    before = {item.name: item for item in original.get_inputs()}
-    after = {item.name: item for item in rewritten.get_inputs()}
-    found = [Mismatch(name=n, code="missing_input", reason="the rewritten model has no such input")
-             for n in before if n not in after]
-    found += [Mismatch(name=n, code="extra_input", reason="the original has no such input")
-              for n in after if n not in before]
-    for name in (n for n in before if n in after):
-        old, new = before[name], after[name]
-        if old.type != new.type:
-            found.append(Mismatch(name=name, code="changed_input_dtype", reason=f"{old.type} became {new.type}"))
-        elif len(old.shape) != len(new.shape) or any(
-                isinstance(b, int) and a != b for a, b in zip(old.shape, new.shape, strict=True)):
-            found.append(Mismatch(name=name, code="changed_input_shape", reason=f"{old.shape} became {new.shape}"))
-    return tuple(found)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
+class Found:
     """Result of the accuracy runs; `timing_feeds` is None if the rewritten model cannot be fed."""
 
     mismatches: tuple[Mismatch, ...]
@@ -246,22 +235,40 @@ class _Found:
     classification: Classification | None = None
     images: int = 0
     timing_feeds: Feeds | None = None
+    accuracy: AccuracyCollector | None = None
+
+    def judged(self, settings: ValidationSettings) -> dict[str, Any]:
+        """Fields of the report about accuracy by task."""
+        found = self.accuracy
+        if found is None or found.chosen is None:
+            return {}
+        confidence = settings.tolerance.confidence or USUAL_CONFIDENCE
+        return {"figures": tuple(figure(s, confidence=confidence, seed=settings.seed) for s in found.series()),
+                "worst": found.worst(), "task": found.chosen.task, "task_reason": found.chosen.reason,
+                "notes": found.chosen.notes}
 
 
-class _Collector:
-    """Gathers the comparison of all outputs, batch by batch."""
+class Collector:
+    """Gathers the comparison of all outputs of two sessions, the original's first, batch by batch."""
 
-    def __init__(self, original: Sequence[str], rewritten: Sequence[str]) -> None:
+    def __init__(self, sessions: Sequence[Any], settings: AccuracySettings) -> None:
+        original, rewritten = ([item.name for item in session.get_outputs()] for session in sessions)
         self.mismatches = list(compare_names(original, rewritten))
         self.diffs = {name: DiffAccumulator(name) for name in original if name in rewritten}
-        self.classifier: str | None = None
+        self.accuracy = AccuracyCollector(settings)
         self.classes: ClassificationAccumulator | None = None
         self.images = 0
 
-    def add(self, original: Feeds, rewritten: Feeds, *, rows: int, labels: Labels | None) -> None:
+    @property
+    def classifier(self) -> str | None:
+        """The output with scores of classes."""
+        return self.accuracy.classifier
+
+    def add(self, feeds: Feeds, original: Feeds, rewritten: Feeds, *, rows: int, labels: Labels | None) -> None:
         """Take in the outputs of both models for the same `rows` images."""
         if not self.images:
-            self._find_classifier(original, rows)
+            self.accuracy.start(feeds, original, rows)
+            self.classes = ClassificationAccumulator(self.classifier) if self.classifier else None
         for name in tuple(self.diffs):
             mismatch = compare_types(name, original[name], rewritten[name])
             if mismatch is not None:
@@ -274,45 +281,41 @@ class _Collector:
             if labels is not None:
                 check_labels(labels, scores.shape[1], f"output {self.classifier}")
             self.classes.add(scores, rewritten[self.classifier], labels)
+        old, new = ({name: side[name] for name in self.diffs} for side in (original, rewritten))
+        self.accuracy.add(Batch(original=old, rewritten=new, rows=rows, labels=labels))
         self.images += rows
 
-    def _find_classifier(self, outputs: Feeds, rows: int) -> None:
-        for name, array in outputs.items():
-            if looks_like_classifier(array.shape) and array.shape[0] == rows and array.dtype.kind == "f":
-                self.classifier, self.classes = name, ClassificationAccumulator(name)
-                return
-
-    def result(self, timing_feeds: Feeds) -> _Found:
+    def result(self, timing_feeds: Feeds) -> Found:
         """Everything that was gathered."""
         judged = self.classes is not None and self.classifier in self.diffs
-        return _Found(mismatches=tuple(self.mismatches), outputs=tuple(d.result() for d in self.diffs.values()),
+        return Found(mismatches=tuple(self.mismatches), outputs=tuple(d.result() for d in self.diffs.values()),
                       classification=self.classes.result() if judged and self.classes else None,
-                      images=self.images, timing_feeds=timing_feeds)
+                      images=self.images, timing_feeds=timing_feeds, accuracy=self.accuracy)
 
 
 def _compare_outputs(paths: tuple[Path, Path], *, dataset: Dataset | None, settings: ValidationSettings,
-                     progress: StageProgress | None) -> _Found:
+                     progress: StageProgress | None) -> Found:
     options = timing_options(settings.benchmark.threads)  # here, too, sessions run by turns
     first, second = (create_session(p, options=options, provider=settings.benchmark.provider) for p in paths)
     mismatches = compare_inputs(first, second)
     specs = input_specs(first, settings.shapes)
     if mismatches:
-        return _Found(mismatches=mismatches)
-    _require_samples(dataset)
+        return Found(mismatches=mismatches)
+    require_samples(dataset)
     total = settings.random_runs if dataset is None else len(dataset)
-    collector = _Collector(*([item.name for item in session.get_outputs()] for session in (first, second)))
-    for done, feeds, rows in _feeds(specs, dataset, settings):
+    collector = Collector((first, second), settings.accuracy)
+    for done, feeds, rows in feed_batches(specs, dataset, settings):
         labels = None if dataset is None or dataset.labels is None else dataset.labels[done - rows:done]
-        outputs = [_run(s, feeds, rows, path, limited=dataset is None)
+        outputs = [run_outputs(s, feeds, rows, path, limited=dataset is None)
                    for s, path in zip((first, second), paths, strict=True)]
-        collector.add(*outputs, rows=rows, labels=labels)
-        _require_classifier(settings.tolerance, collector.classifier, paths[0])
+        collector.add(feeds, *outputs, rows=rows, labels=labels)
+        require_classifier(settings.tolerance, collector.classifier, paths[0])
         if progress is not None:
             progress("accuracy", done / total)
     return collector.result(_timing_feeds(specs, dataset, settings))
 
 
-def _feeds(specs: Sequence[InputSpec], dataset: Dataset | None,
+def feed_batches(specs: Sequence[InputSpec], dataset: Dataset | None,
            settings: ValidationSettings) -> Iterator[tuple[int, Feeds, int]]:
     """Yield how much is done (images, or random runs), the feeds of a run, and how many of their rows count."""
     if dataset is None:
@@ -339,7 +342,7 @@ def _timing_feeds(specs: Sequence[InputSpec], dataset: Dataset | None, settings:
     return padded(next(iter(dataset.batches(_rows(specs)))), _rows(specs))
 
 
-def _run(session: Any, feeds: Feeds, rows: int, path: Path, *, limited: bool) -> dict[str, NDArray[Any]]:
+def run_outputs(session: Any, feeds: Feeds, rows: int, path: Path, *, limited: bool) -> dict[str, NDArray[Any]]:
     """Outputs by name, without the rows that `padded` added (outputs without a batch axis stay whole)."""
     names = [item.name for item in session.get_outputs()]
     outputs = dict(zip(names, run(session, feeds, where=str(path), limited=limited), strict=True))
@@ -366,7 +369,7 @@ def as_numbers(value: Any) -> NDArray[np.float64]:
     return array.astype(np.float64).ravel()
 
 
-def _require_samples(dataset: Dataset | None) -> None:
+def require_samples(dataset: Dataset | None) -> None:
     if dataset is None:
         return
     if not len(dataset):
@@ -375,7 +378,7 @@ def _require_samples(dataset: Dataset | None) -> None:
         raise DataError(f"{dataset.name}: {len(dataset.labels)} labels for {len(dataset)} samples; give one for each")
 
 
-def _require_classifier(tolerance: Tolerance, classifier: str | None, path: Path) -> None:
+def require_classifier(tolerance: Tolerance, classifier: str | None, path: Path) -> None:
     option = "--max-drop" if tolerance.max_drop is not None else "--min-agreement"
     if classifier is None and (tolerance.max_drop, tolerance.min_agreement) != (None, None):
         raise OptionError(f"{option}: {path} has no output with one score per class (N x K or N x K x 1 x 1); "

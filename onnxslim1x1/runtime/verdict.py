@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from onnxslim1x1.errors import OptionError
@@ -29,6 +29,7 @@ class Tolerance:
         min_agreement: smallest fraction of images with the same top-1 class.
         min_snr_db: smallest signal-to-noise ratio, of the worst output.
         min_speedup: smallest measured speed-up.
+        confidence: of the intervals whose worse ends must meet the bounds on accuracy; None: the figures themselves.
 
     Raises:
         OptionError: a bound that makes no sense.
@@ -38,6 +39,7 @@ class Tolerance:
     min_agreement: float | None = None
     min_snr_db: float | None = None
     min_speedup: float | None = None
+    confidence: float | None = None
 
     def __post_init__(self) -> None:
         for option, bound in (("--max-drop", self.max_drop), ("--min-agreement", self.min_agreement)):
@@ -47,6 +49,8 @@ class Tolerance:
             raise OptionError(f"--min-snr {self.min_snr_db}: must be a number of decibels")
         if self.min_speedup is not None and not 0.0 < self.min_speedup < math.inf:
             raise OptionError(f"--min-speedup {self.min_speedup}: must be a positive ratio; 1.2 is 20 % faster")
+        if self.confidence is not None and not 0.5 <= self.confidence < 1.0:
+            raise OptionError(f"--confidence {self.confidence}: must lie between 0.5 and 1; 0.95 is usual")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +67,8 @@ class Gate:
     """One promise: names with ``min_`` want value >= bound, all others value <= bound; value None: not measurable.
 
     Always there: ``checker`` (1 if only the rewritten model is refused), ``interface`` (number of mismatches) and
-    ``finite`` (values that became NaN or infinite), each with bound 0.
+    ``finite`` (values that became NaN or infinite), each with bound 0. With a `confidence`, the value is the worse end
+    of the figure's interval, not the figure itself.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Gate:
     value: float | None
     passed: bool
     kind: GateKind
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +103,9 @@ class ValidationReport:
         layers: error of every intermediate tensor, in the order of computation.
         shifts: both models on inputs that were changed on purpose.
         worst: images on which the two are furthest apart, the worst first.
+        task: what the model is judged as, and `task_reason` why.
+        task_reason: see `task`.
+        notes: what was left out or assumed, one line each.
     """
 
     checker: CheckResult
@@ -117,6 +126,9 @@ class ValidationReport:
     layers: tuple[LayerError, ...] = ()
     shifts: tuple[Shifted, ...] = ()
     worst: tuple[WorstSample, ...] = ()
+    task: str = ""
+    task_reason: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def latency(self) -> LatencyComparison | None:
@@ -175,7 +187,16 @@ def judge(report: ValidationReport, tolerance: Tolerance) -> tuple[Gate, ...]:
     gates = [_gate("checker", 0.0, float(refused)),
              _gate("interface", 0.0, float(len(report.mismatches))),
              _gate("finite", 0.0, float(sum(diff.nan_count_new for diff in report.outputs)))]
-    classes = report.classification
+    gates += _bounded_gates(report, tolerance) if tolerance.confidence is not None else _point_gates(report, tolerance)
+    if tolerance.min_speedup is not None:
+        speedup = min((one.speedup for one in report.latencies), default=None)  # the worst counts
+        gates.append(_gate("min_speedup", tolerance.min_speedup, speedup, kind="latency"))
+    return tuple(gates)
+
+
+def _point_gates(report: ValidationReport, tolerance: Tolerance) -> list[Gate]:
+    """Promises about accuracy, judged by the figures themselves."""
+    gates, classes = [], report.classification
     if tolerance.max_drop is not None:
         gates.append(_gate("max_drop", tolerance.max_drop, None if classes is None else _drop(classes)))
     if tolerance.min_agreement is not None:
@@ -183,10 +204,22 @@ def judge(report: ValidationReport, tolerance: Tolerance) -> tuple[Gate, ...]:
     if tolerance.min_snr_db is not None:
         worst = min((diff.snr_db for diff in report.outputs), default=None)
         gates.append(_gate("min_snr_db", tolerance.min_snr_db, worst))
-    if tolerance.min_speedup is not None:
-        speedup = min((one.speedup for one in report.latencies), default=None)  # the worst counts
-        gates.append(_gate("min_speedup", tolerance.min_speedup, speedup, kind="latency"))
-    return tuple(gates)
+    return gates
+
+
+def _bounded_gates(report: ValidationReport, tolerance: Tolerance) -> list[Gate]:
+    """The same, judged by the worse ends of the intervals; without an interval nothing is promised."""
+    lows: dict[str, float | None] = {}
+    for one in report.figures:  # of several outputs the worst counts
+        known = lows.get(one.name, math.inf)
+        lows[one.name] = None if one.low is None or known is None else min(one.low, known)
+    agreement = lows.get("agreement")
+    kept = lows["top1"] if "top1" in lows else None if agreement is None else agreement - 1.0
+    drop = None if kept is None else -kept
+    wanted = (("max_drop", tolerance.max_drop, drop), ("min_agreement", tolerance.min_agreement, agreement),
+              ("min_snr_db", tolerance.min_snr_db, lows.get("snr_db")))
+    return [replace(_gate(name, bound, value), confidence=tolerance.confidence)
+            for name, bound, value in wanted if bound is not None]
 
 
 def _drop(classes: Classification) -> float:

@@ -74,7 +74,8 @@ def _real(loc: Loc, document: Any) -> list[int | str]:
     steps: list[int | str] = []
     here = document
     for number, step in enumerate(loc):
-        inside = step in here if isinstance(here, dict) else isinstance(here, list) and isinstance(step, int)
+        inside = step in here if isinstance(here, dict) else (
+            isinstance(here, list) and isinstance(step, int) and step < len(here))  # a pair may lack an item
         if inside:
             here = here[step]
         if inside or (number == len(loc) - 1 and isinstance(here, dict)):  # the last one may be missing

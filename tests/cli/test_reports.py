@@ -137,7 +137,7 @@ def test_what_to_install_is_said(monkeypatch):
 
 
 def test_files_that_are_no_reports(monkeypatch, capsys):
-    Path("no.json").write_text('{"schema_version": 1, "command": "slim"}', encoding="utf-8")
+    Path("no.json").write_text('{"schema_version": 1, "command": "plan"}', encoding="utf-8")
     for name, message in (("no.json", "no.json: is no report of a model"), ("gone.json", "gone.json: no such file; "),
                           ("net.onnx", "net.onnx: is no text, but a report is a JSON file")):
         monkeypatch.setattr(sys, "argv", ["onnxslim1x1", "report", name])

@@ -1,17 +1,36 @@
-"""Two models as the reports see them: one that was analysed with everything, and one that it was rewritten to."""
+"""Two models as the reports see them: one that was analysed with everything, and one that it was rewritten to.
 
+And the two compared, with everything that a validation can find out.
+"""
+
+import base64
 import dataclasses
+import io
+import json
 import math
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import onnxslim1x1
+from onnxslim1x1.api import SlimResult
 from onnxslim1x1.graph.layers import Layer
-from onnxslim1x1.runtime.benchmark import Latency
+from onnxslim1x1.report.slimming import slim_json
+from onnxslim1x1.report.validation import validate_json
+from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison, Samples
+from onnxslim1x1.runtime.compare import Classification, OutputDiff
+from onnxslim1x1.runtime.evidence import Figure, Footprint, LayerError, Shifted, WorstSample
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
 from onnxslim1x1.runtime.roofline import Roofline
+from onnxslim1x1.runtime.verdict import CheckResult, Gate, ValidationReport
 from onnxslim1x1.search.analysis import Analysis, LayerProfile, NodeProfile, Proposal
 from onnxslim1x1.search.comparison import compare
+from onnxslim1x1.search.pipeline import RewriteResult
+from onnxslim1x1.search.plan import Budget, PlannedLayer, PlannedModel, RewritePlan, SkippedLayer
 from onnxslim1x1.spec import ConvSpec, Cost, Ineligible
 from onnxslim1x1.strategies.redundancy import EnergyCurve, LayerSpectra
 
@@ -109,3 +128,237 @@ def compared(analysed):
     after = analysis((stem, *chain, deep, new, head), "slim.onnx", 0.0105, 1_000_000)
     assert wide.layer.output == chain[1].layer.output
     return compare(analysed, after)
+
+
+# ---- two models compared ----
+
+def latencies(median_s, speedup, *, low, high, noise=(0.98, 1.03), threads=1, batch=1, seed=0, rounds=140):
+    """A comparison with times of single runs: two modes, as busy machines have them, and a few spikes."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(median):
+        times = median * (1 + 0.02 * rng.standard_normal(rounds)) + 0.25 * median * (rng.random(rounds) < 0.15)
+        return np.where(rng.random(rounds) < 0.02, 6 * median, times)
+
+    def latency(times):
+        p10, median, p90 = np.quantile(times, (0.1, 0.5, 0.9)).tolist()
+        return Latency(median_s=median, p10_s=p10, p90_s=p90, runs=rounds, provider="CPUExecutionProvider",
+                       threads=threads)
+
+    times = np.stack([drawn(median_s), drawn(median_s / speedup), drawn(median_s)], axis=1)
+    return LatencyComparison(original=latency(times[:, 0]), rewritten=latency(times[:, 1]), speedup=speedup,
+                             speedup_low=low, speedup_high=high, noise_low=noise[0], noise_high=noise[1],
+                             samples=Samples.of(times), batch=batch, sittings=7, cpus=4)
+
+
+def figure(name="top1", value=-0.004, low=-0.007, high=-0.001, **changes):
+    values = {"name": name, "output": "logits", "unit": "", "better": "higher", "original": 0.831,
+              "rewritten": 0.831 + value, "value": value, "low": low, "high": high, "confidence": 0.95,
+              "p_value": 0.0093, "images": 4000}
+    return Figure(**(values | changes))
+
+
+AGREEMENT = figure("agreement", 0.961, 0.954, 0.967, original=None, rewritten=None, p_value=None)
+KL = figure("kl", 0.0491, 0.0442, 0.0549, original=None, rewritten=None, p_value=None, unit="nats", better="lower")
+ECE = figure("ece", 0.0031, -0.0008, 0.0071, original=0.092, rewritten=0.0951, p_value=None, better="lower")
+
+
+def picture(seed):
+    """A small PNG as a data URI."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "png")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def layer_errors(count=24):
+    """Error that enters at the rewritten layers, grows slowly, and is nothing before the first of them."""
+    found, error = [], 0.0
+    for i in range(count):
+        rewritten, before = i % 4 == 2, error
+        error = math.hypot(1.04 * error, 0.03 if rewritten else 0.0)
+        growth = None if error == 0 else math.inf if before == 0 else error / before
+        found.append(LayerError(
+            tensor=f"stage{i // 8}/block{i}:0", counterpart=f"stage{i // 8}/block{i}:0" if i % 5 else f"onnx::Conv_{i}",
+            node=HOSTILE if i == 5 else f"stage{i // 8}/block{i}", op_type=("Conv", "Relu", "Conv", "Add")[i % 4],
+            snr_db=math.inf if error == 0 else -20 * math.log10(error), rel_error=error, growth=growth,
+            rewritten=rewritten))
+    return tuple(found)
+
+
+def shifted(shift, strength, excess, low, high):
+    worse = figure(value=-0.004 - excess, low=-0.012, high=-0.001, original=0.79, rewritten=0.786 - excess)
+    return Shifted(shift=shift, strength=strength, figure=worse, clean=figure(), excess=excess, low=low, high=high)
+
+
+WORST = tuple(
+    WorstSample(index=17 * i, name=f"photos/{17 * i:04}.jpg" if i else HOSTILE, loss=2.7 / (i + 1), measure="kl",
+                note=f"class {i} (cat) became {i + 3} (dog)", picture=picture(i) if i != 4 else None) for i in range(6))
+
+
+def output_diff(name="logits", **changes):
+    figures = {"max_abs": 1.27, "mean_abs": 0.0825, "max_rel": 1.93, "mean_rel": 0.0608, "cosine": 0.99778,
+               "snr_db": 23.47, "nan_count_original": 0, "nan_count_rewritten": 0, "nan_count_new": 0}
+    return OutputDiff(name=name, shape=(16, 10), dtype="float32", **(figures | changes))
+
+
+@pytest.fixture
+def judged():
+    """A validation with everything."""
+    return ValidationReport(
+        checker=CheckResult(original_ok=True, rewritten_ok=True, message=""), mismatches=(),
+        outputs=(output_diff(),), images=4000, data="cifar10/evaluation.npz",
+        classification=Classification(
+            output="logits", images=4000, classes=10, agreement=0.961, kl=0.0491, top1_original=0.831,
+            top1_rewritten=0.827, top1_drop=0.004, top5_original=0.991, top5_rewritten=0.9905, nonfinite_original=0,
+            nonfinite_rewritten=0),
+        latencies=(latencies(0.0123, 1.5, low=1.46, high=1.53),
+                   latencies(0.0081, 1.31, low=1.22, high=1.38, noise=(0.93, 1.09), threads=2, seed=1),
+                   latencies(0.0579, 1.02, low=0.97, high=1.05, noise=(0.95, 1.06), threads=2, batch=8, seed=2)),
+        size_original_bytes=3_412_345, size_rewritten_bytes=1_734_221,
+        cost_original=Cost(params=853_018, macs=125_485_706), cost_rewritten=Cost(params=431_200, macs=62_700_000),
+        gates=(Gate(name="checker", bound=0.0, value=0.0, passed=True, kind="accuracy"),
+               Gate(name="interface", bound=0.0, value=0.0, passed=True, kind="accuracy"),
+               Gate(name="finite", bound=0.0, value=0.0, passed=True, kind="accuracy"),
+               Gate(name="max_drop", bound=0.01, value=0.004, passed=True, kind="accuracy"),
+               Gate(name="min_speedup", bound=1.2, value=1.5, passed=True, kind="latency")),
+        task="classification", task_reason="output logits has one score for each class",
+        notes=("per layer: 24 of 26 tensors could be matched",), figures=(figure(), AGREEMENT, KL, ECE), layers=layer_errors(), worst=WORST,
+        footprints=(Footprint(load_s=0.031, arena_bytes=8_400_000, resident_bytes=21_500_000, file_bytes=3_412_345),
+                    Footprint(load_s=0.028, arena_bytes=7_900_000, resident_bytes=None, file_bytes=1_734_221)),
+        shifts=(shifted("brightness", "+20 %", 0.0012, -0.002, 0.0045), shifted("noise", "sigma 8", 0.0062, 0.0015,
+                                                                               0.0108),
+                shifted("blur", "radius 1", -0.0007, -0.004, 0.0026), shifted("crop", "4 pixels", 0.0, None, None)))
+
+
+@pytest.fixture
+def failed(judged):
+    """The same with a broken promise of either kind, an output that became NaN, and one that is gone."""
+    return dataclasses.replace(
+        judged, gates=(Gate(name="finite", bound=0.0, value=12.0, passed=False, kind="accuracy"), *judged.gates[:2],
+                       Gate(name="min_speedup", bound=1.2, value=0.8, passed=False, kind="latency")),
+        latencies=(latencies(0.0123, 0.8, low=0.77, high=0.83),), figures=(), shifts=(), layers=(), worst=(),
+        footprints=None, classification=None,
+        outputs=(output_diff(nan_count_rewritten=12, nan_count_new=12, snr_db=-math.inf, max_abs=math.inf,
+                             mean_abs=math.inf, max_rel=math.inf, mean_rel=math.inf, cosine=0.0),
+                 output_diff("same", max_abs=0.0, mean_abs=0.0, max_rel=0.0, mean_rel=0.0, cosine=1.0,
+                             snr_db=math.inf)))
+
+
+def validate_document(report):
+    return validate_json(report, Path("models/net.onnx"), Path("out/slim.onnx"), ENVIRONMENT)
+
+
+def planned(name, rank, speedup):
+    return PlannedLayer(layer=name, strategy="reduce", ranks=(rank,), error=0.0581,
+                        before=Cost(params=115_248, macs=29_491_200), after=Cost(params=41_520, macs=10_616_832),
+                        speedup=speedup)
+
+
+def slim_result(report, **changes):
+    plan = RewritePlan(
+        tool=f"onnxslim1x1 {onnxslim1x1.__version__}", seed=3, environment=ENVIRONMENT, data=None,
+        model=PlannedModel(path="net.onnx", sha256="cd" * 32), budget=Budget(max_drop=0.01, ranks={"a": 8}),
+        before=Cost(params=853_018, macs=125_485_706), after=Cost(params=431_200, macs=62_700_000),
+        layers=(planned("stage0/block2", 16, 1.8), planned(HOSTILE, 24, 1.31), planned("stage1/block10", 32, None)),
+        skipped=(SkippedLayer(layer="stem", code="few_channels", reason="3 input channel(s) cannot be reduced"),
+                 SkippedLayer(layer="a/1x1", code="pointwise", reason="a 1x1 kernel is the reduction itself"),
+                 SkippedLayer(layer="b/1x1", code="pointwise", reason="a 1x1 kernel is the reduction itself")))
+    values = {"plan": plan, "rewrite": RewriteResult(model=None, plan=plan, notes=()), "output": Path("out/slim.onnx"),
+              "before": plan.before, "after": plan.after, "validation": report, "environment": ENVIRONMENT,
+              "warnings": ("input images: free dimension N set to 1",)}
+    return SlimResult(**(values | changes))
+
+
+def slim_document(report, **changes):
+    return slim_json(slim_result(report, **changes))
+
+
+@pytest.fixture
+def as_validated():
+    """What ``validate --json`` makes of a report, read again: strict JSON."""
+    return lambda report: json.loads(json.dumps(validate_document(report), allow_nan=False))
+
+
+@pytest.fixture
+def as_slimmed():
+    """What ``slim --json`` makes of a report and of changes of the result, read again."""
+    return lambda report, **changes: json.loads(json.dumps(slim_document(report, **changes), allow_nan=False))
+
+
+# ---- a browser ----
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NO_BROWSER = "NO BROWSER, SO NO PAGE WAS LOOKED AT: make browser installs Debian's chromium"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(NO_BROWSER)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Shown:
+    """A page in a window of its own, and everything that it complained about or asked for."""
+
+    def __init__(self, browser, text, folder, *, width=1400, scheme="light"):
+        path = folder / f"page-{width}-{scheme}.html"
+        path.write_text(text, encoding="utf-8")
+        self.context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+        self.page = self.context.new_page()
+        self.complaints, self.requests = [], []
+        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
+
+    def names(self):
+        return self.page.locator("#layers tbody tr:not([hidden]) td:first-child").all_inner_texts()
+
+    def selected(self):
+        return self.page.inner_text("#selected-name")
+
+    def click_overview(self, part, height):
+        """Click into the strip or the bars: at a part of the width of all layers, some pixels below the upper edge."""
+        plot = self.page.locator("#plot-overview")
+        plot.scroll_into_view_if_needed()
+        box = plot.bounding_box()
+        left, right = box["x"] + 48, box["x"] + box["width"] - 8  # what the plot leaves free at its sides
+        self.page.mouse.click(left + (right - left) * part, box["y"] + height)
+
+    def await_selection(self, name):
+        from playwright.sync_api import expect
+
+        expect(self.page.locator("#selected-name")).to_have_text(name)
+
+    def models(self, name):
+        """Data and selection of bokeh's sources of a name."""
+        return self.page.evaluate("""name => Bokeh.documents.flatMap(d => d.roots().flatMap(r => [...r.references()]))
+            .filter(m => m.name === name).map(m => ({data: m.data, picked: m.selected.indices}))""", name)
+
+    def colors(self, selector):
+        """How many pixels of an element have which colour."""
+        image = Image.open(io.BytesIO(self.page.locator(selector).screenshot())).convert("RGB")
+        return {color: number for number, color in image.getcolors(1 << 24)}
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    opened = []
+
+    def opener(text, **options):
+        opened.append(Shown(browser, text, tmp_path, **options))
+        return opened[-1]
+
+    yield opener
+    for shown in opened:
+        shown.context.close()

@@ -102,8 +102,8 @@ def test_what_was_written_is_read(document, tmp_path):
 
 @pytest.mark.parametrize(("edit", "message"), [
     (lambda d: d.update(schema_version=2), "schema_version: 2 is newer than 1, .*; upgrade onnxslim1x1$"),
-    (lambda d: d.pop("schema_version"), "schema_version: is missing; give a file that onnxslim1x1 analyze --json"),
-    (lambda d: d.update(command="slim"), r'is no report of a model \(its command is "slim"\); give a file that'),
+    (lambda d: d.pop("schema_version"), "schema_version: is missing; give a file that onnxslim1x1 analyze, slim or"),
+    (lambda d: d.update(command="plan"), r'is no report of a model \(its command is "plan"\); give a file that'),
     (lambda d: d.pop("command"), r"is no report of a model \(its command is null\)"),
     (lambda d: d.pop("layers"), "layers: is missing; give a file"),
     (lambda d: d["layers"][1].update(macs="many"), r'layers\[1\]\.macs: must be an integer, not "many"'),
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_said_with_its_place(analysed, tmp_path, edit, message)
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("", "the file is empty; make it again with onnxslim1x1 analyze --json"), ("[]", "is no report of a model"),
+    ("", "the file is empty; make it again with onnxslim1x1 analyze, slim or"), ("[]", "is no report of a model"),
     ("{}", "schema_version: is missing"), ("<html>", "line 1, column 1: is not valid JSON"),
     ("[" * 100_000, r"is no report \(thousands of brackets")])
 def test_files_that_are_no_reports(tmp_path, text, message):
@@ -131,5 +131,5 @@ def test_files_that_are_no_reports(tmp_path, text, message):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=rf"result\.json: {message}"):
         load_document(path)
-    with pytest.raises(DataError, match=r"missing\.json: no such file; onnxslim1x1 analyze --json writes one"):
+    with pytest.raises(DataError, match=r"missing\.json: no such file; onnxslim1x1 analyze, slim or validate --json"):
         load_document(tmp_path / "missing.json")

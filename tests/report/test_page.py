@@ -11,7 +11,8 @@ import pytest
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.documents import record
-from onnxslim1x1.report.page import html_page, require_bokeh
+from onnxslim1x1.report.page import html_page
+from onnxslim1x1.report.template import require_bokeh
 from onnxslim1x1.report.views import view
 from onnxslim1x1.strategies.redundancy import EnergyCurve, LayerSpectra
 

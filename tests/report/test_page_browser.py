@@ -1,11 +1,8 @@
 """The page of a report, looked at in a real browser without a network: Debian's chromium, driven by playwright."""
 
-import io
-import shutil
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from onnxslim1x1.report.documents import record
 from onnxslim1x1.report.page import html_page
@@ -13,84 +10,9 @@ from onnxslim1x1.report.views import view
 
 pytestmark = pytest.mark.slow
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-NO_BROWSER = "NO BROWSER, SO NO PAGE WAS LOOKED AT: make browser installs Debian's chromium"
-
 
 def page_of(*analyses, sort="graph"):
     return html_page(record(view(list(analyses), sort, None).document()))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(NO_BROWSER)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-class Shown:
-    """A page in a window of its own, and everything that it complained about or asked for."""
-
-    def __init__(self, browser, text, folder, *, width=1400, scheme="light"):
-        path = folder / f"page-{width}-{scheme}.html"
-        path.write_text(text, encoding="utf-8")
-        self.context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
-        self.page = self.context.new_page()
-        self.complaints, self.requests = [], []
-        self.page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog"), dialog.dismiss()))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready=yes]", timeout=60_000)
-
-    def names(self):
-        return self.page.locator("#layers tbody tr:not([hidden]) td:first-child").all_inner_texts()
-
-    def selected(self):
-        return self.page.inner_text("#selected-name")
-
-    def click_overview(self, part, height):
-        """Click into the strip or the bars: at a part of the width of all layers, some pixels below the upper edge."""
-        plot = self.page.locator("#plot-overview")
-        plot.scroll_into_view_if_needed()
-        box = plot.bounding_box()
-        left, right = box["x"] + 48, box["x"] + box["width"] - 8  # what the plot leaves free at its sides
-        self.page.mouse.click(left + (right - left) * part, box["y"] + height)
-
-    def await_selection(self, name):
-        from playwright.sync_api import expect
-
-        expect(self.page.locator("#selected-name")).to_have_text(name)
-
-    def models(self, name):
-        """Data and selection of bokeh's sources of a name."""
-        return self.page.evaluate("""name => Bokeh.documents.flatMap(d => d.roots().flatMap(r => [...r.references()]))
-            .filter(m => m.name === name).map(m => ({data: m.data, picked: m.selected.indices}))""", name)
-
-    def colors(self, selector):
-        """How many pixels of an element have which colour."""
-        image = Image.open(io.BytesIO(self.page.locator(selector).screenshot())).convert("RGB")
-        return {color: number for number, color in image.getcolors(1 << 24)}
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    opened = []
-
-    def opener(text, **options):
-        opened.append(Shown(browser, text, tmp_path, **options))
-        return opened[-1]
-
-    yield opener
-    for shown in opened:
-        shown.context.close()
 
 
 def near(color, wanted):
