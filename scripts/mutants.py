@@ -79,6 +79,11 @@ MUTANTS = (
            new="np.asarray(weight, dtype=np.float64).reshape(out_channels, -1)", tests=("runtime/test_patches.py",)),
     Mutant(why="ranks above the limit are taken", file="strategies/base.py",
            old="not 1 <= r <= m", new="not 1 <= r <= m + 1", tests=(CONTRACT,)),
+    Mutant(why="a search forgets what the last one learned", file="search/solve.py",
+           old="self._clock.remember(realised)", new="self._clock.remember(1.0)", tests=("search/test_solve.py",)),
+    Mutant(why="what was learned holds for any number of threads", file="runtime/whole_model.py",
+           old="environment(threads=options.threads,", new="environment(threads=0,",
+           tests=("runtime/test_whole_model.py",)),
     # statistics
     Mutant(why="the ridge has the wrong sign", file="linalg/moments.py",
            old="np.diag_indices(dimension)] += ", new="np.diag_indices(dimension)] -= ",

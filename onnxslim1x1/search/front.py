@@ -13,6 +13,7 @@ from onnxslim1x1.runtime.hardware import Environment, environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import model_shelf
+from onnxslim1x1.runtime.whole_model import WholeModel
 from onnxslim1x1.search.allocate import saved_seconds, total_loss
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.pipeline import (
@@ -20,7 +21,6 @@ from onnxslim1x1.search.pipeline import (
     Calibration,
     Groundwork,
     Subject,
-    WholeModel,
     groundwork,
     judged_shelf,
     total_cost,
@@ -148,7 +148,7 @@ def explore(subject: Subject, budget: Budget, calibration: DataOptions | None, o
     data = None if calibration is None else Calibration.of(calibration, subject)
     # a drop is what sensitivities and times are collected for; no point is held to it
     ground = groundwork(subject, replace(budget, max_drop=DROP_WITH_DATA), data=data, options=options)
-    shelf, clock, before = _shelf(subject, data, options), WholeModel(subject, options), total_cost(subject.layers)
+    shelf, clock, before = _shelf(subject, data, options), subject.clock(options), total_cost(subject.layers)
     times = _times(clock, subject, shelf)
     chosen = choices(ground.planner)
     points = [predicted(ground.planner, choice, before=before, times=times) for choice in chosen]

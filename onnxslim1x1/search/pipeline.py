@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,17 +22,16 @@ from onnxslim1x1.graph.rewrite import replace_layer
 from onnxslim1x1.graph.shapes import Shapes, infer_shapes
 from onnxslim1x1.linalg.moments import Moments
 from onnxslim1x1.linalg.weighting import OutputWeighting
-from onnxslim1x1.runtime.benchmark import BenchmarkSettings, compare_models
 from onnxslim1x1.runtime.blas import blas_threads
 from onnxslim1x1.runtime.data import Dataset
 from onnxslim1x1.runtime.hardware import channel_block, environment
-from onnxslim1x1.runtime.inputs import layers_with_shapes, model_inputs
+from onnxslim1x1.runtime.inputs import layers_with_shapes
 from onnxslim1x1.runtime.loss import HeldOutLoss
 from onnxslim1x1.runtime.microbench import compare_chain, time_chain
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
-from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import code_digest, model_shelf, moments_of, weightings_of
+from onnxslim1x1.runtime.whole_model import WholeModel
 from onnxslim1x1.search.plan import (
     Budget,
     PlannedData,
@@ -58,7 +56,6 @@ FROM_WEIGHTS = "weights"
 _SENSITIVITY_CODE = ("linalg", "strategies", "graph", "runtime/calibration.py", "runtime/patches.py",
                      "runtime/gradients.py", "runtime/loss.py", "runtime/replay.py", "search/sensitivity.py",
                      "search/candidates.py")
-_TIMING = BenchmarkSettings(budget_s=2.0, warmup_s=0.2)
 _LEAST_TO_DIVIDE = 40  # fewer images serve for fitting and for judging alike
 _JUDGED_MACS = 1.2e11  # a measured loss costs about a second of one core, whatever the model
 _JUDGING = (64, 256)  # images at least and at most
@@ -93,6 +90,10 @@ class Subject:
         shapes = options.shapes(prepared.model)
         return cls(source=source, prepared=prepared, shapes=shapes,
                    layers=layers_with_shapes(prepared.model, shapes, run=True))
+
+    def clock(self, options: RunOptions) -> WholeModel:
+        """What times whole models next to this one."""
+        return WholeModel(self.source, self.prepared.model, self.shapes, options)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -156,7 +157,7 @@ def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None,
     data = None if calibration is None else Calibration.of(calibration, subject)
     budget = _completed(budget, data)
     ground = groundwork(subject, budget, data=data, options=options)
-    solver = Solver(ground.bench, ground.planner, budget, clock=WholeModel(subject, options),
+    solver = Solver(ground.bench, ground.planner, budget, clock=subject.clock(options),
                     held_out=ground.held_out, fitting=None if data is None else data.fitting)
     found = solver.solve(FitSettings(seed=options.seed, threads=options.threads), options.stage)
     before = total_cost(subject.layers)
@@ -234,32 +235,6 @@ def judged_shelf(subject: Subject, data: Calibration, options: RunOptions) -> Sh
     return model_shelf(subject.source, options).at(
         fitted=data.fitting.digest, weighing=data.weighing.digest, judging=data.judging.digest, seed=options.seed,
         block=channel_block(options.provider), code=code_digest(*_SENSITIVITY_CODE))
-
-
-class WholeModel:
-    """Times whole models on random inputs, next to the model as it was given."""
-
-    def __init__(self, subject: Subject, options: RunOptions) -> None:
-        self._subject, self._options = subject, options
-        self._settings = replace(_TIMING, threads=options.threads, provider=options.provider, seed=options.seed)
-
-    @cached_property
-    def whole_s(self) -> float:
-        """Seconds per run of the model as it was given, undisturbed (10 % quantile): its layers are timed so, too."""
-        self.speedup(self._subject.prepared.model)
-        return self._whole_s
-
-    def speedup(self, model: Model) -> float:
-        """Time of the model as it was given over that of another one.
-
-        Raises:
-            RuntimeFailure: onnxruntime cannot run one of them.
-        """
-        source = self._subject.source
-        feeds = random_feeds(model_inputs(source, self._subject.shapes), seed=self._options.seed)
-        found = compare_models(source.source, model.source, feeds=feeds, settings=self._settings)
-        self._whole_s = found.original.p10_s
-        return found.speedup
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

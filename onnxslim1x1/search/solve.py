@@ -44,6 +44,20 @@ class Clock(Protocol):
         """Seconds per run of the model as it was given."""
         ...
 
+    @property
+    def prepared(self) -> float:
+        """Speed-up of the model before any layer is rewritten."""
+        ...
+
+    @property
+    def realised(self) -> float:
+        """Part of the predicted saving that an earlier search found in the whole model; 1 without one."""
+        ...
+
+    def remember(self, realised: float) -> None:
+        """Keep that part for the next search."""
+        ...
+
     def speedup(self, model: Model) -> float:
         """Time of the model as it was given over that of another one."""
         ...
@@ -189,9 +203,12 @@ class Solver:
     def _as_fast_as(self, target: float) -> Chosen:
         """The choice whose measured speed-up is nearest to the target, approached from the predicted times."""
         whole, explicit = self._clock.whole_s, self._planner.explicit
+        if not explicit:
+            self._speeds.append(({}, self._clock.prepared))
         start = whole / self._speed(explicit)
         fixed, needed = math.fsum(map(saved_seconds, explicit.values())), start - whole / target
-        save, little, much = needed, 0.0, math.inf
+        realised = self._clock.realised
+        save, little, much = needed / realised, 0.0, math.inf
         for number in range(_CORRECTIONS):
             if save <= 0:
                 break
@@ -202,15 +219,17 @@ class Solver:
             most = self._planner.most(saved_seconds) - fixed  # less than before if layers turned out not to pay
             save = min(save, most)
             found = self._speed(chosen)
+            saved = start - whole / found
+            realised = max(saved / save, 1 / _AT_ONCE) if save > 0 else realised
             if abs(found / target - 1) < _CLOSE or (found < target and save >= most):
                 break
             little, much = (max(little, save), much) if found < target else (little, min(much, save))
-            saved = start - whole / found
             save *= min(max(needed / saved, 1 / _AT_ONCE), _AT_ONCE) if saved > 0 else _AT_ONCE
             if number == _CORRECTIONS // 2 and much == math.inf:
                 save = most  # small steps do not get there
             elif not little < save < much:
                 save = (little + min(much, most)) / 2
+        self._clock.remember(realised)
         best, achieved = self._nearest(target)
         if achieved < target * _FAR:
             raise InfeasibleBudget(f"--target-speedup {target:g}: {self._bench.model.where} can become "

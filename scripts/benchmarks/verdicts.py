@@ -62,15 +62,14 @@ def against_itself(path: Path, settings: BenchmarkSettings) -> tuple[LatencyComp
 
 def false_alarms(path: Path, settings: BenchmarkSettings, runs: int) -> dict[str, Any]:
     """Verdicts on a model and itself."""
-    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"),
-                               max_tasks_per_child=RUNS_PER_PROCESS)
     found, seconds = [], []
-    with pool:
-        for future in [pool.submit(against_itself, path, settings) for _ in range(runs)]:
-            one, took = future.result()
-            found.append(one)
-            seconds.append(took)
-            _show(f"{path.stem}: {len(found)} of {runs}")
+    while len(found) < runs:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for _ in range(min(RUNS_PER_PROCESS, runs - len(found))):
+                one, took = pool.submit(against_itself, path, settings).result()
+                found.append(one)
+                seconds.append(took)
+                _show(f"{path.stem}: {len(found)} of {runs}")
     claims = [jsonable(one) | {"samples": None} for one in found if one.verdict != "no difference shown"]
     ratios = np.array([one.speedup for one in found])
     return {"model": path.stem, "runs": runs, "claims": len(claims), "claimed": claims,

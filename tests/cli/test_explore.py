@@ -14,6 +14,7 @@ import pytest
 import onnxslim1x1
 from onnxslim1x1.cli import main
 from onnxslim1x1.runtime import calibration
+from onnxslim1x1.runtime.whole_model import WholeModel
 from onnxslim1x1.search import front, pipeline
 from onnxslim1x1.strategies.base import chain_cost
 
@@ -48,8 +49,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "compare_chain", lambda spec, chain, **_options: spec.macs / chain_cost(chain).macs)
     monkeypatch.setattr(pipeline, "time_chain", lambda specs, **_options: 1e-9 * specs[0].macs)
     monkeypatch.setattr(pipeline, "channel_block", lambda _provider: BLOCK)
-    monkeypatch.setattr(pipeline.WholeModel, "whole_s", 0.03)
-    monkeypatch.setattr(pipeline.WholeModel, "speedup", lambda *_args: 1.25)
+    monkeypatch.setattr(WholeModel, "whole_s", 0.03)
+    monkeypatch.setattr(WholeModel, "speedup", lambda *_args: 1.25)
     monkeypatch.setattr(calibration, "LEAST_ROWS", 900)
     monkeypatch.setattr(calibration, "ROWS_PER_COLUMN", 2)
     return tmp_path

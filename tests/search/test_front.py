@@ -17,6 +17,7 @@ from onnxslim1x1.runtime import calibration as runtime_calibration
 from onnxslim1x1.runtime.loss import HeldOutLoss
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.store import NO_STORE, Store
+from onnxslim1x1.runtime.whole_model import WholeModel
 from onnxslim1x1.search import front, pipeline
 from onnxslim1x1.search.allocate import saved_seconds, total_loss
 from onnxslim1x1.search.candidates import Candidate
@@ -270,8 +271,8 @@ def machine(monkeypatch):
     real = HeldOutLoss.of
     monkeypatch.setattr(pipeline, "compare_chain", noting("chain", chain_speedup))
     monkeypatch.setattr(pipeline, "time_chain", noting("layer", lambda specs: seconds(specs[0])))
-    monkeypatch.setattr(pipeline.WholeModel, "whole_s", 4e-3)
-    monkeypatch.setattr(pipeline.WholeModel, "speedup", noting("model", lambda _self, _model: 1.25))
+    monkeypatch.setattr(WholeModel, "whole_s", 4e-3)
+    monkeypatch.setattr(WholeModel, "speedup", noting("model", lambda _self, _model: 1.25))
     monkeypatch.setattr(HeldOutLoss, "of", noting("loss", real))
     monkeypatch.setattr(pipeline, "channel_block", lambda _provider: BLOCK)
     monkeypatch.setattr(runtime_calibration, "LEAST_ROWS", 900)
