@@ -40,7 +40,7 @@ def subtitle(record: Validated) -> str:
     """On what, and where."""
     found = record.validation
     parts = [f"sha256 {record.model.sha256[:12]}" if isinstance(record, SlimRecord) else "",
-             f"{found.images:,} images of {found.data}" if found and not found.random_inputs else found.data
+             f"{found.images:,} image{'' if found.images == 1 else 's'} of {found.data}" if found and not found.random_inputs else found.data
              if found else "", record.environment.cpu if record.environment else ""]
     return ", ".join(filter(None, parts))
 

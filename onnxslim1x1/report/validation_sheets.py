@@ -53,7 +53,8 @@ def sections(found: ValidationRecord) -> list[Section]:
                 note="Both models and a second copy of the original (A') ran by turns; the ratio counts only where its "
                      "whole interval lies beyond what two equal models showed."),
         Section(key="accuracy", title="Accuracy", sheet=figures(found),
-                note=f"{f'Judged as {found.task}: {found.task_reason}. ' if found.task else ''}A change is rewritten minus original; the interval says how far other images of the same kind "
+                note=(f"Judged as {found.task}: {found.task_reason}. " if found.task else "") +
+                     "A change is rewritten minus original; the interval says how far other images of the same kind "
                      "could move it."),
         Section(key="outputs", title="Differences per output", sheet=outputs(found),
                 note="Of the rewritten model from the original, over all runs."),
@@ -151,12 +152,11 @@ def outputs(found: ValidationRecord) -> Sheet:
     def difference(value: float | None) -> Cell:
         return Cell(text="infinite" if value is None else f"{value:.2g}", value="infinite" if value is None else value)
 
-    rows = [(text_cell(o.name), text_cell(f"{shape(o.shape)} {o.dtype}"), text_cell(snr(o)), difference(o.max_abs),
+    rows = [(text_cell(o.name), text_cell(snr(o)), difference(o.max_abs),
              difference(o.mean_abs), difference(o.max_rel), difference(o.mean_rel), number_cell(o.cosine, ".5f"),
              count_cell(o.nan_count_new)) for o in found.outputs]
-    columns = (_name("output", "output"), Column(key="type", title="type", is_text=True),
-               _figure("snr_db", "SNR", narrow=True), _figure("max_abs", "max abs", narrow=True),
-               _figure("mean_abs", "mean abs"), _figure("max_rel", "max rel"), _figure("mean_rel", "mean rel"),
+    columns = (_name("output", "output"), _figure("snr_db", "SNR", narrow=True),
+               _figure("max_abs", "max abs", narrow=True), _figure("mean_abs", "mean abs"), _figure("max_rel", "max rel"), _figure("mean_rel", "mean rel"),
                _figure("cosine", "cosine"), _figure("new_nan", "new NaN", narrow=True))
     return _sheet(columns, rows)
 
@@ -187,6 +187,8 @@ def footprint(found: ValidationRecord) -> Sheet:
 
 def times_less(before: float, after: float) -> str:
     """How many times less the rewritten model needs; empty where that is no number."""
+    if before == after:
+        return "the same"
     if not after or not before:
         return ""
     return f"{before / after:.2f}x less" if before >= after else f"{after / before:.2f}x more"

@@ -129,7 +129,7 @@ def test_figures_of_every_section(judged, as_slimmed):
     assert "same class 96.10% 95.40 to 96.70" in text["accuracy"]
     assert "Judged as classification: output logits has one score for each class." in text["accuracy"]
     assert "calibration error 9.20% 9.51% +0.31 points" in text["accuracy"]
-    assert "logits 16x10 float32 23.5 dB 1.3 0.083" in text["outputs"]
+    assert "logits 23.5 dB 1.3 0.083" in text["outputs"]
     assert "MACs 125M 62.7M 2.00x less" in text["footprint"]
     assert "loading 31 ms 28 ms 1.11x less" in text["footprint"]
     assert "resident" not in text["footprint"]  # of one model only
@@ -214,6 +214,12 @@ def test_the_figures_to_see_first(judged, failed, as_validated):
     assert values(failed, as_validated)["worst output"] == "not finite"
     same = dataclasses.replace(failed, outputs=failed.outputs[1:])
     assert values(same, as_validated)["worst output"] == "identical"
+
+
+def test_what_did_not_change_is_the_same(judged, as_validated):
+    same = replace(judged, size_rewritten_bytes=judged.size_original_bytes, cost_rewritten=judged.cost_original)
+    notes = {fact.label: fact.note for fact in facts(record(as_validated(same)).validation)}
+    assert (notes["file"], notes["MACs"]) == ("the same", "the same")
 
 
 def test_titles(judged, as_validated, as_slimmed):
