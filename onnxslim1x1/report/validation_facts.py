@@ -39,10 +39,15 @@ def title(record: Validated) -> str:
 def subtitle(record: Validated) -> str:
     """On what, and where."""
     found = record.validation
-    parts = [f"sha256 {record.model.sha256[:12]}" if isinstance(record, SlimRecord) else "",
-             f"{found.images:,} image{'' if found.images == 1 else 's'} of {found.data}" if found and not found.random_inputs else found.data
-             if found else "", record.environment.cpu if record.environment else ""]
-    return ", ".join(filter(None, parts))
+    digest = f"sha256 {record.model.sha256[:12]}" if isinstance(record, SlimRecord) else ""
+    return ", ".join(filter(None, (digest, _inputs(found) if found else "",
+                                   record.environment.cpu if record.environment else "")))
+
+
+def _inputs(found: ValidationRecord) -> str:
+    if found.random_inputs:
+        return found.data
+    return f"{found.images:,} image{'' if found.images == 1 else 's'} of {found.data}"
 
 
 def headline(record: Validated) -> Line:

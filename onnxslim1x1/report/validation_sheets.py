@@ -156,8 +156,9 @@ def outputs(found: ValidationRecord) -> Sheet:
              difference(o.mean_abs), difference(o.max_rel), difference(o.mean_rel), number_cell(o.cosine, ".5f"),
              count_cell(o.nan_count_new)) for o in found.outputs]
     columns = (_name("output", "output"), _figure("snr_db", "SNR", narrow=True),
-               _figure("max_abs", "max abs", narrow=True), _figure("mean_abs", "mean abs"), _figure("max_rel", "max rel"), _figure("mean_rel", "mean rel"),
-               _figure("cosine", "cosine"), _figure("new_nan", "new NaN", narrow=True))
+               _figure("max_abs", "max abs", narrow=True), _figure("mean_abs", "mean abs"),
+               _figure("max_rel", "max rel"), _figure("mean_rel", "mean rel"), _figure("cosine", "cosine"),
+               _figure("new_nan", "new NaN", narrow=True))
     return _sheet(columns, rows)
 
 
