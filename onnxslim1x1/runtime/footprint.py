@@ -60,8 +60,8 @@ def measure_footprint(errand: Errand, *, file_bytes: int) -> Footprint:
                           env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise RuntimeFailure(f"{errand.path}: its memory cannot be measured, because a process of its own cannot run it "
-                             f"({said[-1][:400]}); free some memory")
+        raise RuntimeFailure(f"{errand.path}: its memory cannot be measured, because a process of its own cannot run "
+                             f"it ({said[-1][:400]}); free some memory")
     return Footprint(**json.loads(done.stdout), file_bytes=file_bytes)
 
 
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def footprint_here(errand: Errand) -> dict[str, float | int | None]:
-    """The same in this process, as fields of a `Footprint`; call it but once, in a process that has done nothing else."""
+    """The same in this process, which should have done nothing else, as fields of a `Footprint`."""
     flushing = ThreadPoolExecutor(1)
     flushing.submit(_first_session, flush=True).result()
     before = resident_bytes()
