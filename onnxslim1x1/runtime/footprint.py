@@ -76,8 +76,7 @@ def main() -> None:
 
 def footprint_here(errand: Errand) -> dict[str, float | int | None]:
     """The same in this process, which should have done nothing else, as fields of a `Footprint`."""
-    flushing = ThreadPoolExecutor(1)
-    flushing.submit(_first_session, flush=True).result()
+    flushing = flushing_thread()
     before = resident_bytes()
     session = _session(errand)
     run(session, errand.feeds)
@@ -98,19 +97,26 @@ def resident_bytes() -> int | None:
     return int(fields["VmRSS"].split()[0]) * 1024
 
 
-def _first_session(*, flush: bool) -> None:
-    """Load and run a model of one operator, so that the libraries are in memory before anything is counted.
+def flushing_thread() -> ThreadPoolExecutor:
+    """A thread that treats denormal numbers as zero, in a process that has had no session yet; no other does so.
 
-    The first session of a process decides whether the thread that makes it treats denormal numbers as zero from then
-    on; later ones decide it for their worker threads only (`onnxruntime_session_options_config_keys.h`).
+    The first session of a process decides it, for the thread that makes it and from then on; later ones decide it for
+    their worker threads only (`onnxruntime_session_options_config_keys.h`).
     """
+    pool = ThreadPoolExecutor(1)
+    pool.submit(_first_session).result()
+    return pool
+
+
+def _first_session() -> None:
+    """Load and run a model of one operator, so that the libraries are in memory before anything is counted."""
     import numpy as np
     import onnx
 
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 13]>
         first (float[1, 16, 8, 8] x, float[16, 16, 1, 1] w) => (float[1, 16, 8, 8] y) { y = Conv(x, w) }""")
-    session = create_session(model.SerializeToString(), options=_options(1, flush=flush))
+    session = create_session(model.SerializeToString(), options=_options(1, flush=True))
     run(session, {"x": np.ones((1, 16, 8, 8), np.float32), "w": np.ones((16, 16, 1, 1), np.float32)})
 
 
