@@ -24,7 +24,7 @@ from onnxslim1x1.runtime.session import CPU, Feeds, create_session, fed, run, se
 
 Verdict = Literal["faster", "slower", "no difference shown"]
 
-_LUCK = 0.007  # standard deviation among sessions of one model, which a single sitting does not show
+_LUCK = 0.007  # standard deviation among sessions of one model: twice the 0.2 to 0.4 % of ResNets and a detector here
 _SHOWN_ROUNDS = 500  # whose times are kept for plots: more points would not be seen, and reports grow with them
 
 __all__ = ["BenchmarkSettings", "Clock", "Latency", "LatencyComparison", "Progress", "Runnable", "Samples", "Verdict",

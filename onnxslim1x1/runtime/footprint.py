@@ -60,8 +60,8 @@ def measure_footprint(errand: Errand, *, file_bytes: int) -> Footprint:
                           env=os.environ | {"PYTHONPATH": path})
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise RuntimeFailure(f"{errand.path}: its memory cannot be measured, because a process of its own cannot run it "
-                             f"({said[-1][:400]}); free some memory")
+        raise RuntimeFailure(f"{errand.path}: its memory cannot be measured, because a process of its own cannot run "
+                             f"it ({said[-1][:400]}); free some memory")
     return Footprint(**json.loads(done.stdout), file_bytes=file_bytes)
 
 
@@ -75,9 +75,8 @@ def main() -> None:
 
 
 def footprint_here(errand: Errand) -> dict[str, float | int | None]:
-    """The same in this process, as fields of a `Footprint`; call it but once, in a process that has done nothing else."""
-    flushing = ThreadPoolExecutor(1)
-    flushing.submit(_first_session, flush=True).result()
+    """The same in this process, which should have done nothing else, as fields of a `Footprint`."""
+    flushing = flushing_thread()
     before = resident_bytes()
     session = _session(errand)
     run(session, errand.feeds)
@@ -98,19 +97,26 @@ def resident_bytes() -> int | None:
     return int(fields["VmRSS"].split()[0]) * 1024
 
 
-def _first_session(*, flush: bool) -> None:
-    """Load and run a model of one operator, so that the libraries are in memory before anything is counted.
+def flushing_thread() -> ThreadPoolExecutor:
+    """A thread that treats denormal numbers as zero, in a process that has had no session yet; no other does so.
 
-    The first session of a process decides whether the thread that makes it treats denormal numbers as zero from then
-    on; later ones decide it for their worker threads only (`onnxruntime_session_options_config_keys.h`).
+    The first session of a process decides it, for the thread that makes it and from then on; later ones decide it for
+    their worker threads only (`onnxruntime_session_options_config_keys.h`).
     """
+    pool = ThreadPoolExecutor(1)
+    pool.submit(_first_session).result()
+    return pool
+
+
+def _first_session() -> None:
+    """Load and run a model of one operator, so that the libraries are in memory before anything is counted."""
     import numpy as np
     import onnx
 
     model = onnx.parser.parse_model("""
         <ir_version: 8, opset_import: ["" : 13]>
         first (float[1, 16, 8, 8] x, float[16, 16, 1, 1] w) => (float[1, 16, 8, 8] y) { y = Conv(x, w) }""")
-    session = create_session(model.SerializeToString(), options=_options(1, flush=flush))
+    session = create_session(model.SerializeToString(), options=_options(1, flush=True))
     run(session, {"x": np.ones((1, 16, 8, 8), np.float32), "w": np.ones((16, 16, 1, 1), np.float32)})
 
 

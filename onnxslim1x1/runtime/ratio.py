@@ -76,7 +76,8 @@ def _medians(logs: Seconds, starts: Groups, seed: int) -> Seconds:
     """Medians of all rounds, each counted as often as its group was drawn: one for each resample."""
     count, order = len(starts), np.argsort(logs)
     sizes = np.diff(starts, append=len(logs))
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    picks = np.random.default_rng(seed).integers(0, count, (_RESAMPLES, count, 1))
+    drawn = np.count_nonzero(picks == np.arange(count), axis=1)  # how often each group
     group = np.repeat(np.arange(count), sizes)[order]
     smaller = np.cumsum(group[:, None] == np.arange(count), axis=0)  # (rounds, groups): how many up to each ratio
     total, ordered = drawn @ sizes, logs[order]

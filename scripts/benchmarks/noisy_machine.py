@@ -7,6 +7,7 @@ every session keeps for as long as it lives. Nothing here waits: thousands of co
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ class Machine:
         self._here, self._until = False, 0.0
 
     def clock(self) -> float:
+        """Seconds since the machine was switched on."""
         return self.now
 
     def fresh(self) -> tuple[Runnable, ...]:
@@ -105,4 +107,8 @@ def compared(seed: int, settings: BenchmarkSettings, **machine: float) -> Latenc
 
 def verdicts(seeds: range, settings: BenchmarkSettings, **machine: float) -> Counter[str]:
     """How often each verdict is reached."""
-    return Counter(str(compared(seed, settings, **machine).verdict) for seed in seeds)
+    gc.freeze()  # every comparison collects garbage first: let it not look at everything that tests have loaded
+    try:
+        return Counter(str(compared(seed, settings, **machine).verdict) for seed in seeds)
+    finally:
+        gc.unfreeze()

@@ -284,6 +284,9 @@ INSIDE = [
     ((*SLIM, "--target-macs", "67"), 2, "must lie between 0 and 1"),
     ((*SLIM, "--max-error", "-0.1"), 2, "must lie in (0, 1]"),
     ((*SLIM, "--max-error", "nan"), 2, "must lie in (0, 1]"),
+    ((*VALIDATE[:3], "--threads", "1,one"), 2, "--threads 1,one"),
+    ((*VALIDATE, "--batch", "1,8,1"), 2, "--batch 1,8,1"),
+    ((*VALIDATE, "--batch", "0"), 2, "--batch 0"),
     ((*SLIM, "--min-agreement", "0.9"), 2, "--no-validate"),  # a promise that nobody is to check
     ((*SLIM, "--min-speedup", "1.2"), 2, "--no-validate"),
 

@@ -101,7 +101,8 @@ def test_a_function_without_groups_keeps_its_options():
 
 @pytest.mark.parametrize(("module", "groups"), [
     (cost, [OutputFlags]), (analyze, [ImageFlags, RunFlags, OutputFlags]),
-    (validate, [DataFlags, GateFlags, TimedRunFlags, OutputFlags]), (plan, [BudgetFlags, ImageFlags, RunFlags, OutputFlags]),
+    (validate, [DataFlags, GateFlags, TimedRunFlags, OutputFlags]),
+    (plan, [BudgetFlags, ImageFlags, RunFlags, OutputFlags]),
     (slim, [BudgetFlags, DataFlags, GateFlags, RunFlags, OutputFlags])])
 def test_commands_offer_all_options_of_their_groups(module, groups):
     app = typer.Typer()
@@ -148,9 +149,9 @@ def test_timed_run_flags_become_options():
     assert (timed.benchmark.budget_s, timed.measure_footprint) == (3.0, True)
     assert timed.benchmark.max_rounds > settings.benchmark.max_rounds
     assert TimedRunFlags().timed(settings).timed.batches == ()
-    with pytest.raises(OptionError, match="^--threads one: cannot be read"):
+    with pytest.raises(OptionError, match=r"^--threads one: cannot be read"):
         TimedRunFlags(threads="one").options(None)
-    with pytest.raises(OptionError, match="^--batch 0: must be 1 or more"):
+    with pytest.raises(OptionError, match=r"^--batch 0: must be 1 or more"):
         TimedRunFlags(batch="0").timed(settings)
 
 

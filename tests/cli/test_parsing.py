@@ -30,7 +30,8 @@ def refused(function, *arguments):
 
 # ---- several numbers ----
 
-@pytest.mark.parametrize(("text", "numbers"), [("0", (0,)), ("1,2", (1, 2)), (" 8 , 1,16 ", (8, 1, 16)), ("1024", (1024,))])
+@pytest.mark.parametrize(("text", "numbers"), [
+    ("0", (0,)), ("1,2", (1, 2)), (" 8 , 1,16 ", (8, 1, 16)), ("1024", (1024,))])
 def test_numbers(text, numbers):
     assert parse_numbers("--threads", text) == numbers
 

@@ -89,7 +89,7 @@ def test_false_alarms_are_rare_in_many_comparisons(budget, load_s):
 
 # ---- the planted slowdown ----
 
-def test_a_planted_convolution_changes_no_result(tmp_path):
+def test_a_planted_convolution_changes_no_result():
     feeds = planted.feeds_of(SAMPLE)
     quick = BenchmarkSettings(budget_s=0.0, min_rounds=3, max_rounds=3, warmup_runs=1, warmup_s=0.0, threads=1)
     made = planted.plant(SAMPLE, 0.05, settings=quick, feeds=feeds)

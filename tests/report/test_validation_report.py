@@ -135,16 +135,18 @@ def test_loading_time_and_memory():
     assert found["resident memory"] == ["150 MB", "75 MB", "2.00x less"]
     unknown = tuple(dataclasses.replace(one, arena_bytes=None, resident_bytes=None) for one in pair)
     assert set(found) - set(rows(report(footprints=unknown))) == {"arena", "resident memory"}
-    assert [one["arena_bytes"] for one in strict_json(report(footprints=pair))["footprints"]] == [40_000_000, 50_000_000]
+    shown = strict_json(report(footprints=pair))["footprints"]
+    assert [one["arena_bytes"] for one in shown] == [40_000_000, 50_000_000]
 
 
 def several(*settings):
-    return tuple(dataclasses.replace(
-        comparison(), batch=batch, original=dataclasses.replace(latency(0.02), threads=threads)) for threads, batch in settings)
+    return tuple(dataclasses.replace(comparison(), batch=batch, original=dataclasses.replace(
+        latency(0.02), threads=threads)) for threads, batch in settings)
 
 
 @pytest.mark.parametrize(("settings", "labels"), [
-    (((1, 1),), [""]), (((1, 1), (2, 1)), [" (1 thread)", " (2 threads)"]), (((1, 1), (1, 8)), [" (batch 1)", " (batch 8)"]),
+    (((1, 1),), [""]), (((1, 1), (2, 1)), [" (1 thread)", " (2 threads)"]),
+    (((1, 1), (1, 8)), [" (batch 1)", " (batch 8)"]),
     (((0, 1), (2, 8)), [" (free threads, batch 1)", " (2 threads, batch 8)"])])
 def test_several_latencies_are_told_apart(settings, labels):
     found = report(latencies=several(*settings))

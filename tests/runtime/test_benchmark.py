@@ -71,7 +71,7 @@ def test_a_planted_slowdown_of_20_percent_is_found(seed):
     assert found.verdict == "slower"
     assert found.speedup == pytest.approx(1 / 1.2, rel=0.02)
     assert found.speedup_low < found.speedup < found.speedup_high < 1
-    assert found.noise_low < 1 < found.noise_high
+    assert 0.97 < found.noise_low < found.noise_high < 1.03
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -154,7 +154,7 @@ def test_the_figures_are_those_of_the_simulated_runs():
         ratios = np.sort(times["A"] / times[other])
         ranks = scipy.stats.binom.ppf((0.025, 0.975), len(ratios), 0.5).astype(int)  # exact interval of a median
         want = ratios[ranks]
-        assert interval == pytest.approx(tuple(want), abs=0.2 * (want[1] - want[0]))  # 2000 resamples, one rank more
+        assert interval == pytest.approx(tuple(want), abs=0.3 * (want[1] - want[0]))  # blocks, one rank more
     assert found.speedup == pytest.approx(np.median(times["A"] / times["B"]), rel=1e-9)
 
 
@@ -326,7 +326,8 @@ def test_sessions_are_made_anew_while_the_time_lasts(monkeypatch):
 
 
 def test_what_a_single_sitting_hides_is_part_of_the_interval():
-    rounds = Rounds(seconds=np.exp(np.random.default_rng(3).normal(0.0, 0.02, (60, 3))), sittings=np.zeros(60, np.int64))
+    seconds = np.exp(np.random.default_rng(3).normal(0.0, 0.02, (60, 3)))
+    rounds = Rounds(seconds=seconds, sittings=np.zeros(60, np.int64))
     many = Rounds(seconds=rounds.seconds, sittings=np.repeat(np.arange(6), 10))
     plain, wide = compared_rounds(rounds, COLD), compared_rounds(rounds, COLD, luck=0.03)
     assert wide.speedup_low < 0.95 < plain.speedup_low < plain.speedup_high < 1.05 < wide.speedup_high

@@ -71,7 +71,7 @@ def test_the_interval_covers_where_rounds_hang_together():
         return table, np.arange(len(table))
 
     assert covered(sample) >= 0.88  # blocks of 16 rounds cut through stretches of 10
-    assert covered(naive) < 0.8
+    assert covered(naive, 40) < 0.85
 
 
 def test_the_interval_covers_the_luck_of_sessions():

@@ -48,7 +48,7 @@ def test_every_sitting_has_callables_of_its_own():
 def test_fresh_callables_are_part_of_the_budget():
     shop = Workshop()
     measured(shop, budget_s=3.0, warmup_s=0.0, warmup_runs=0)
-    assert 3.02 <= shop.now < 3.02 + 0.032 + 0.02 + 1e-6  # the first sitting's, the budget, at most a round and a sitting
+    assert 3.02 <= shop.now < 3.02 + 0.032 + 0.02 + 1e-6  # at most a round and a sitting more
 
 
 def test_there_is_one_sitting_where_callables_are_dear():
@@ -96,7 +96,7 @@ def test_warm_up_lasts_until_runs_get_no_faster():
     settings = {"warmup_runs": 3, "warmup_s": 0.2, "budget_s": 0.0, "min_rounds": 6}
     assert runs_before(quick, measured(quick, **settings)) == 19  # 0.6 s of 0.032 s
     found = measured(slow, **settings)
-    assert 30 < runs_before(slow, found)
+    assert runs_before(slow, found) > 30
     assert found.seconds.max() < 0.013  # nothing of the cold start is in what was measured
 
 

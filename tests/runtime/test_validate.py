@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from onnxslim1x1.errors import DataError, ModelError, OptionError, RuntimeFailure
-from onnxslim1x1.runtime.benchmark import BenchmarkSettings
+from onnxslim1x1.runtime.benchmark import BenchmarkSettings, Latency, LatencyComparison
 from onnxslim1x1.runtime.data import load_dataset
 from onnxslim1x1.runtime.preprocess import PRESETS
 from onnxslim1x1.runtime.session import create_session, input_specs
@@ -206,6 +206,23 @@ def test_latency_is_measured_on_one_image_unless_the_model_or_the_caller_says_mo
     np.testing.assert_array_equal(seen[1], data[:1])
     np.testing.assert_array_equal(seen[2], data[[0, 1, 2, 2]])
     assert not np.isin(seen[3], data).any()  # random: the data set may not come in the shape that was asked for
+
+
+def test_the_worst_of_several_speedups_is_what_is_promised(stored, monkeypatch):
+    speedups = iter((1.5, 1.2, 1.9))
+    monkeypatch.setattr("onnxslim1x1.runtime.validate.compare_models", lambda *_, **__: faster(next(speedups)))
+    path = stored(network(), "net.onnx")
+    settings = ValidationSettings(benchmark=QUICK, timed=Wanted(batches=(1, 2, 3)),
+                                  tolerance=Tolerance(min_speedup=1.3))
+    report = validate_models(path, path, settings=settings)
+    gate = gates(report)["min_speedup"]
+    assert (gate.value, gate.passed, report.latency_passed) == (1.2, False, False)
+
+
+def faster(speedup):
+    one = Latency(median_s=1.0, p10_s=1.0, p90_s=1.0, runs=9, provider="CPUExecutionProvider", threads=1)
+    return LatencyComparison(original=one, rewritten=one, speedup=speedup, speedup_low=speedup, speedup_high=speedup,
+                             noise_low=1.0, noise_high=1.0)
 
 
 def test_latency_for_every_number_of_threads_and_batch_size(stored):
