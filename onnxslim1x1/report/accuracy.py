@@ -22,11 +22,11 @@ def accuracy_parts(report: ValidationReport) -> list[str | Table]:
     parts: list[str | Table] = []
     if report.figures:
         parts += [f"judged as {report.task}: {report.task_reason}", figures_table(report.figures), ""]
-    parts += [drop_line(one) for one in report.figures if one.name == "top1"]
+        parts += [line for one in report.figures if one.name == "top1" for line in (drop_line(one), "")]
     if report.layers:
-        parts += ["", layers_table(report.layers), ""]
+        parts += [layers_table(report.layers), ""]
     if report.shifts:
-        parts += ["", shifts_table(report.shifts), shifts_line(report.shifts), ""]
+        parts += [shifts_table(report.shifts), shifts_line(report.shifts), ""]
     return [*parts, *report.notes, *worst_lines(report.worst)]
 
 
