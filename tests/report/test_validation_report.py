@@ -198,7 +198,7 @@ def test_json_numbers_are_numbers():
     assert found["outputs"][0]["cosine"] == 0.999778
     assert found["outputs"][0]["shape"] == [16, 10]
     assert found["gates"][1] == {"name": "max_drop", "bound": 0.01, "value": 0.0022, "passed": True,
-                                 "kind": "accuracy"}
+                                 "kind": "accuracy", "confidence": None}
     assert (found["size_original_bytes"], found["size_rewritten_bytes"]) == (102_450_123, 46_712_000)
     assert found["cost_original"] == {"params": 25_557_032, "macs": 4_089_184_256}
     assert found["checker"] == {"original_ok": True, "rewritten_ok": True, "message": ""}
