@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         RewritePlan,
         RunOptions,
         SlimResult,
+        Tolerance,
         ValidationSettings,
         analyze,
         apply,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = ["Bisection", "Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "__version__", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan",
-           "save_plan", "slim", "validate"]
+           "Tolerance", "ValidationSettings", "__version__", "analyze", "apply", "bisect", "compare", "explore",
+           "load_plan", "plan", "save_plan", "slim", "validate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from onnxslim1x1.runtime.examine import examine
 from onnxslim1x1.runtime.hardware import Environment, environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.trial import Trial
-from onnxslim1x1.runtime.validate import ValidationReport, ValidationSettings, validate_models
+from onnxslim1x1.runtime.validate import Tolerance, ValidationReport, ValidationSettings, validate_models
 from onnxslim1x1.search import front
 from onnxslim1x1.search.analysis import Analysis
 from onnxslim1x1.search.bisect import Bisection, require_gate
@@ -383,5 +383,5 @@ def _draft(target: Path | None, *, wanted: bool) -> Iterator[Path | None]:
 
 
 __all__ = ["Bisection", "Budget", "Check", "DataOptions", "Front", "RewritePlan", "RunOptions", "SlimResult",
-           "ValidationSettings", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan", "save_plan",
-           "slim", "validate"]
+           "Tolerance", "ValidationSettings", "analyze", "apply", "bisect", "compare", "explore", "load_plan", "plan",
+           "save_plan", "slim", "validate"]

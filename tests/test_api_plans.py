@@ -14,7 +14,7 @@ from onnxslim1x1.errors import OptionError, OutputError, PlanMismatchError
 from onnxslim1x1.runtime import calibration as runtime_calibration
 from onnxslim1x1.runtime.blas import blas_threads, limited_blas
 from onnxslim1x1.runtime.preprocess import preprocess
-from onnxslim1x1.search import pipeline
+from onnxslim1x1.search import carrying, pipeline
 from onnxslim1x1.search.plan import SkippedLayer
 
 TEXT = """
@@ -144,7 +144,7 @@ def work(monkeypatch):
             api.apply(*given, **options)
         return seen[-1]
 
-    monkeypatch.setattr(api, "workbench", workbench)
+    monkeypatch.setattr(carrying, "workbench", workbench)
     return begin
 
 
@@ -346,7 +346,7 @@ def test_nothing_that_is_read_is_overwritten(place):
 def test_the_place_for_the_output_is_looked_at_before_the_work(place, monkeypatch):
     plan = planned()
     monkeypatch.setattr(api, "make_plan", lambda *_args: pytest.fail("planned"))
-    monkeypatch.setattr(api, "workbench", lambda *_args, **_options: pytest.fail("factorised"))
+    monkeypatch.setattr(carrying, "workbench", lambda *_args, **_options: pytest.fail("factorised"))
     with pytest.raises(OutputError, match=r"is a directory; name the file to write, such as .*plan\.json"):
         planned(output=place)
     with pytest.raises(OutputError, match="no such folder"):

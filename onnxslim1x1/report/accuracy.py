@@ -22,11 +22,11 @@ def accuracy_parts(report: ValidationReport) -> list[str | Table]:
     parts: list[str | Table] = []
     if report.figures:
         parts += [f"judged as {report.task}: {report.task_reason}", figures_table(report.figures), ""]
-    parts += [drop_line(one) for one in report.figures if one.name == "top1"]
+        parts += [line for one in report.figures if one.name == "top1" for line in (drop_line(one), "")]
     if report.layers:
-        parts += ["", layers_table(report.layers), ""]
+        parts += [layers_table(report.layers), ""]
     if report.shifts:
-        parts += ["", shifts_table(report.shifts), shifts_line(report.shifts), ""]
+        parts += [shifts_table(report.shifts), shifts_line(report.shifts), ""]
     return [*parts, *report.notes, *worst_lines(report.worst)]
 
 
@@ -74,6 +74,8 @@ def _number(one: Figure, number: float, signed: str, *, unit: bool = True) -> st
         return "identical" if number > 0 and one.better == "higher" and not signed else f"{number:{signed}g}"
     if one.name in FRACTIONS:
         text, name = f"{100 * number:{signed}.2f}", " points" if signed else "%"
+    elif one.name == "cosine":
+        text, name = f"{number:{signed}.5f}", ""
     elif one.unit == "dB":
         text, name = f"{number:{signed}.2f}", " dB"
     else:
@@ -87,7 +89,8 @@ def _p(number: float | None) -> str:
 
 def layers_table(layers: Sequence[LayerError]) -> Table:
     """Where error enters and how it grows: the tensors at which it rises most, in the order of computation."""
-    chosen = sorted(sorted(range(len(layers)), key=lambda i: -rise(layers[i]))[:_LAYERS - 1])
+    rising = [i for i, one in enumerate(layers) if rise(one) > 0]
+    chosen = sorted(sorted(rising, key=lambda i: -rise(layers[i]))[:_LAYERS - 1])
     if len(layers) - 1 not in chosen:
         chosen.append(len(layers) - 1)
     rows = [(layers[i].tensor, layers[i].op_type + (" *" if layers[i].rewritten else ""),

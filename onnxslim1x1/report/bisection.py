@@ -24,7 +24,8 @@ def bisection_report(found: Bisection) -> list[str | Table]:
     rows = [(p.layer, p.strategy, shape(p.ranks), f"{p.error:.3g}") for p in found.breaking]
     breaks = "breaks a gate" if len(rows) == 1 else "break a gate, and not without each other"
     parts: list[str | Table] = [
-        f"{len(rows)} of {total} layers {breaks} ({tried}):", named_table(("layer", "family", "ranks", "error"), rows, left=(1,)), ""]
+        f"{len(rows)} of {total} layers {breaks} ({tried}):",
+        named_table(("layer", "family", "ranks", "error"), rows, left=(1,)), ""]
     if found.smallest is not None:
         parts += ["alone:", *_gates(found.smallest)]
     if found.rest is not None:

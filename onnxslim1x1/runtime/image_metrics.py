@@ -77,8 +77,9 @@ class ImageMetric:
     def _similarity(self, old: Float64, new: Float64, axis: int) -> float:
         from skimage.metrics import structural_similarity
 
-        return float(structural_similarity(old, new, data_range=self._peak, channel_axis=axis, gaussian_weights=True,
-                                           sigma=_SIGMA, use_sample_covariance=False))
+        similarity: Any = structural_similarity  # has no types
+        return float(similarity(old, new, data_range=self._peak, channel_axis=axis, gaussian_weights=True,
+                                sigma=_SIGMA, use_sample_covariance=False))
 
     def series(self) -> tuple[Series, ...]:
         """See the class."""

@@ -93,10 +93,11 @@ def bootstrap(columns: tuple[Float64, ...], statistic: Statistic, *, confidence:
         seed: of the resampling.
 
     Returns:
-        Lower and upper end; None for a single image, of which nothing follows.
+        Lower and upper end; None for too few images: even from the smallest to the largest value, N values enclose
+        what half of all images lie below with a probability of 1 - 2^(1 - N) only.
     """
     images = len(columns[0])
-    if images < 2:
+    if 2.0 ** (1 - images) > 1.0 - confidence:
         return None
     point = float(statistic(*columns, axis=-1))
     if not math.isfinite(point):  # identical or broken throughout: no resampling says more

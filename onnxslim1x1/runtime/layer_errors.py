@@ -25,8 +25,8 @@ from onnxslim1x1.runtime.session import Feeds, create_session, input_specs, pati
 from onnxslim1x1.runtime.validate import StageProgress, ValidationSettings, feed_batches
 
 IMAGES = 64  # that are run at most, evenly spread
-_UNKNOWN = 8_000_000  # bytes that are assumed for a tensor of unknown shape
-_LIMIT = 200_000_000  # bytes of activations of one model that are asked for at once
+_UNKNOWN = 4_000_000  # bytes that are assumed for a tensor of unknown shape
+_LIMIT = 400_000_000  # bytes of activations of one model that are asked for at once
 _ROUNDING = {"float16": 5e-3, "float32": 1e-5, "float64": 1e-9}  # errors up to that are no more than rounding
 
 
@@ -84,7 +84,7 @@ def compare_layers(paths: tuple[Path, Path], *, dataset: Dataset | None, setting
     pairs = correspond(*models, fetch)
     known = prints[models[0].where]
     partners = {pair.original: pair for pair in pairs}
-    waves = list(_waves(list(partners), {n: 8 * math.prod(known[n].shape) for n in partners}))
+    waves = list(_waves(list(partners), {n: 4 * math.prod(known[n].shape) for n in partners}))
     diffs: dict[str, OutputDiff] = {}
     for number, wave in enumerate(waves):
         def told(done: float, before: int = number) -> None:
@@ -123,7 +123,7 @@ class _Source:
         """What tensors look like in the first batch, in the order that was asked for."""
         found: dict[str, Print] = {}
         shapes = infer_shapes(model, input_shapes=self._settings.shapes).tensors
-        for wave in _waves(tensors, {n: 8 * math.prod(s) if (s := shapes.get(n)) else _UNKNOWN for n in tensors}):
+        for wave in _waves(tensors, {n: 4 * math.prod(s) if (s := shapes.get(n)) else _UNKNOWN for n in tensors}):
             session = self.session(model, wave)
             _, feeds, _ = next(self.batches(session))
             values = run(session, feeds, outputs=wave, where=model.where)

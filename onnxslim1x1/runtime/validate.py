@@ -276,11 +276,12 @@ class Collector:
                 del self.diffs[name]
             else:
                 self.diffs[name].add(original[name], rewritten[name])
-        if self.classes is not None and self.classifier in self.diffs:
-            scores = original[self.classifier]
+        name = self.classifier or ""
+        if self.classes is not None and name in self.diffs:
+            scores = original[name]
             if labels is not None:
-                check_labels(labels, scores.shape[1], f"output {self.classifier}")
-            self.classes.add(scores, rewritten[self.classifier], labels)
+                check_labels(labels, scores.shape[1], f"output {name}")
+            self.classes.add(scores, rewritten[name], labels)
         old, new = ({name: side[name] for name in self.diffs} for side in (original, rewritten))
         self.accuracy.add(Batch(original=old, rewritten=new, rows=rows, labels=labels))
         self.images += rows

@@ -380,7 +380,8 @@ def test_validate_the_sample_model_on_its_images():
     assert found["classification"]["top1_original"] >= 0.97
     assert found["classification"]["top1_original"] == found["classification"]["top1_rewritten"]
     gate = next(g for g in found["gates"] if g["name"] == "max_drop")
-    assert gate == {"name": "max_drop", "bound": 0.0, "value": 0.0, "passed": True, "kind": "accuracy"}
+    assert gate == {"name": "max_drop", "bound": 0.0, "value": 0.0, "passed": True, "kind": "accuracy",
+                    "confidence": None}
 
 
 def test_validate_takes_labels_of_its_own():

@@ -84,11 +84,13 @@ def test_layers_that_make_it_worse_are_shown_in_order():
 
 def test_a_row_of_a_layer():
     found = layers_table([error(rel=0.01, rewritten=True), error("b", rel=0.02, growth=2.0),
+                          error("left out", rel=1e-6, growth=None),
                           error("c", rel=1e-300, growth=None, snr_db=math.inf, op_type="Relu")])
     assert found.rows[0][:5] == ("layer1.0.conv1", "Conv *", "1.00e-02", "40.0 dB", "enters")
     assert found.rows[1][4] == "2.00x"
-    assert found.rows[2][1:] == ("Relu", "1.00e-300", "identical", "", "")
-    assert found.headers[0] == "tensor"
+    assert found.rows[2][1:] == ("Relu", "1.00e-300", "identical", "", "")  # where it ends is always there
+    assert found.headers[0] == "3 of 4 tensors"
+    assert layers_table([error()]).headers[0] == "tensor"
 
 
 def test_how_much_an_error_rises():

@@ -99,20 +99,23 @@ def test_the_same_seed_gives_the_same_interval():
     assert bootstrap(values, mean, confidence=0.95, seed=7) != bootstrap(values, mean, confidence=0.95, seed=8)
 
 
-def test_one_image_says_nothing_about_others():
-    assert bootstrap((np.array([0.3]),), mean, confidence=0.95) is None
+@pytest.mark.parametrize(("confidence", "images"), [(0.95, 6), (0.9, 5), (0.99, 8)])
+def test_a_few_images_say_nothing_about_others(confidence, images):
+    values = np.random.default_rng(9).random(images)
+    assert bootstrap((values,), mean, confidence=confidence) is not None
+    assert bootstrap((values[1:],), mean, confidence=confidence) is None
 
 
 def test_identical_and_broken_outputs_have_sharp_ends():
-    signal = np.arange(1.0, 6.0)
-    assert bootstrap((signal, np.zeros(5)), ratio_db, confidence=0.95) == (math.inf, math.inf)
-    assert bootstrap((signal, np.full(5, math.inf)), ratio_db, confidence=0.95) == (-math.inf, -math.inf)
+    signal = np.arange(1.0, 8.0)
+    assert bootstrap((signal, np.zeros(7)), ratio_db, confidence=0.95) == (math.inf, math.inf)
+    assert bootstrap((signal, np.full(7, math.inf)), ratio_db, confidence=0.95) == (-math.inf, -math.inf)
 
 
 def test_a_single_identical_image_does_not_make_an_interval_of_nan():
-    signal, noise = np.ones(3), np.array([0.0, 0.0, 0.1])
+    signal, noise = np.ones(6), np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.1])
     low, high = bootstrap((signal, noise), ratio_db, confidence=0.95)
-    assert low == pytest.approx(10.0)
+    assert low == pytest.approx(10 * math.log10(6 / 0.3))  # three of six draws are the one that differs
     assert high == math.inf  # some resamples hold identical images only
 
 

@@ -139,6 +139,22 @@ def test_other_names_are_matched_by_value(compared):
     assert found.note.startswith("per layer: 9 of 9 intermediate tensors were compared (1 matched by name, 8 by value)")
 
 
+def test_a_model_that_onnxruntime_has_fused(compared, tmp_path):
+    """Activations are part of the convolutions before them; what is left is matched, and nothing seems rewritten."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(network().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fused = onnx.load(tmp_path / "fused.onnx")
+    assert "FusedConv" in {node.op_type for node in fused.graph.node}
+    found = compared(network(), fused, images(5))
+    assert {"stem_active", "pooled", "logits"} <= by_tensor(found).keys()
+    assert len(found.layers) < found.tensors == 9
+    assert max(one.rel_error for one in found.layers) < 1e-5
+    assert not any(one.rewritten for one in found.layers)
+
+
 def test_a_name_with_another_shape_is_no_match(compared):
     rename = {"right": "pooled", "pooled": "right"}
     found = by_tensor(compared(network(), network(rename=rename), images(5)))

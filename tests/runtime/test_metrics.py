@@ -305,7 +305,7 @@ def test_the_background_is_no_box():
     corners = np.concatenate([np.arange(80.0).reshape(40, 2), np.arange(80.0).reshape(40, 2) + 5], axis=1)[None]
     other = places.copy()
     other[0, 30:, 1] = 0.0  # the ten best are lost; five worse ones are left
-    other[0, 30:, 0] = 1.0
+    other[0, 30:, 0] = 0.98
     metric = BoxMetric(Raw(scores="s", boxes="b", kind="apart"))
     metric.add(Batch(original={"s": places, "b": corners}, rewritten={"s": other, "b": corners}, rows=1))
     agreement, overlap = (figure(s, confidence=0.95).value for s in metric.series())

@@ -100,5 +100,5 @@ def test_excess_is_positive_where_a_figure_that_should_be_low_rises():
 
 
 def test_models_that_stay_identical_have_no_excess():
-    same = Series(name="snr_db", statistic=ratio_db, columns=(np.ones(4), np.zeros(4)))
+    same = Series(name="snr_db", statistic=ratio_db, columns=(np.ones(6), np.zeros(6)))
     assert excess(same, same, confidence=0.95) == (0.0, 0.0, 0.0)
