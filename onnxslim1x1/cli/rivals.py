@@ -15,7 +15,7 @@ _RIVALS: Mapping[str, tuple[str, ...]] = {
     **{target: (*(t for t in _TARGETS if t != target), "explore", "plot") for target in _TARGETS},
     "output": ("explore", "plot"),
     "explore": ("output", *_TARGETS, "max_drop", *_PROOF, "no_validate", "keep_failed", "fail_if_unchanged"),
-    "no_validate": _PROOF,
+    "no_validate": _GATES,
     **dict.fromkeys(("data", *_GATES), ("no_validate",)),
     "data": ("labels", "no_validate"),  # labels belong to their images
     "preprocess": _PIXELS,

@@ -131,7 +131,7 @@ def _kind(setting: Setting) -> Any:
     from pydantic import Field
 
     if setting.kind is str:
-        return str | int | float | list[int | float]
+        return str | float | list[float]
     if setting.kind is Path:
         return str
     if get_origin(setting.kind) is list:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Sequence
 
 from onnxslim1x1.report.facts import Fact, compared_facts, environment_facts, headroom, model_facts
+from onnxslim1x1.report.markdown import plain, row
 from onnxslim1x1.report.records import AnalysisRecord, ComparisonRecord, Record
 from onnxslim1x1.report.rows import Sheet, sheet
 
@@ -31,8 +30,8 @@ def markdown_text(record: Record) -> str:
         title, environment = _name(record), record.environment
         found = [*model_facts(record), *filter(None, [headroom(record)])]
     facts = [*found, *(environment_facts(environment) if environment else ())]
-    parts = [f"# {_plain(title)}", "\n".join(map(_item, facts)), _table(sheet(record)),
-             "\n".join(f"* {_plain(warning)}" for warning in record.warnings), f"Made by {_plain(record.tool)}."]
+    parts = [f"# {plain(title)}", "\n".join(map(_item, facts)), _table(sheet(record)),
+             "\n".join(f"* {plain(warning)}" for warning in record.warnings), f"Made by {plain(record.tool)}."]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -41,19 +40,10 @@ def _name(record: AnalysisRecord) -> str:
 
 
 def _item(fact: Fact) -> str:
-    return f"* {_plain(fact.label)}: **{_plain(fact.value)}**" + (f" ({_plain(fact.note)})" if fact.note else "")
+    return f"* {plain(fact.label)}: **{plain(fact.value)}**" + (f" ({plain(fact.note)})" if fact.note else "")
 
 
 def _table(table: Sheet) -> str:
     rule = [":--" if column.is_text else "--:" for column in table.columns]
-    rows = ([_plain(cell.text) for cell in row] for row in table.rows)
-    return "\n".join(map(_line, [[_plain(c.title) for c in table.columns], rule, *rows]))
-
-
-def _line(cells: Iterable[str] | Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: names of layers may hold whatever Markdown and HTML give a meaning to."""
-    return re.sub(r"[\\`*{}\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+    rows = ([plain(cell.text) for cell in cells] for cells in table.rows)
+    return "\n".join(map(row, [[plain(c.title) for c in table.columns], rule, *rows]))
