@@ -24,13 +24,19 @@ _RIVALS: Mapping[str, tuple[str, ...]] = {
     "nodes": ("no_measure", "other"),
     "no_measure": ("nodes",),
     "other": ("nodes",),
-    # what was written for one model is not for another
-    "model": ("output", "other"),
-    "original": ("rewritten", "baseline"),
 }
+# what a file says about the files of its model does not hold for another model that is given on the command line
+_OF_THE_MODEL: Mapping[str, tuple[str, ...]] = {"model": ("output", "other"), "original": ("rewritten", "baseline")}
 
 
-def overlaid(upper: Collection[str], lower: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left of a lower level under the options of an upper one."""
-    gone = {rival for name in upper for rival in _RIVALS.get(name, ())}.union(upper)
+def overlaid(upper: Collection[str], lower: Mapping[str, Any], *, typed: bool = False) -> dict[str, Any]:
+    """What is left of a lower level under the options of an upper one.
+
+    Args:
+        upper: names of the options of the upper level.
+        lower: options of the lower level.
+        typed: whether the upper level is the command line, rather than a part of the file.
+    """
+    rivals = {**_RIVALS, **_OF_THE_MODEL} if typed else _RIVALS
+    gone = {rival for name in upper for rival in rivals.get(name, ())}.union(upper)
     return {name: value for name, value in lower.items() if name not in gone}

@@ -177,7 +177,7 @@ class Configuration:
         own = {settings[key].name: value for key, value in self.values.get(command, {}).items()}
         kinds = {s.name: s.kind for s in settings.values()}
         return {name: self._text(value, kinds[name])
-                for name, value in overlaid(given, overlaid(own, top) | own).items()}
+                for name, value in overlaid(given, overlaid(own, top) | own, typed=True).items()}
 
     def _text(self, value: Any, kind: Any) -> Any:
         """As the command line gives it; paths are relative to the file."""
