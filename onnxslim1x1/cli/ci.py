@@ -45,8 +45,12 @@ class CiFlags:
         """Options that were given."""
         return tuple(self.wanted)
 
-    def require(self, *inputs: Path | None) -> None:
+    def require(self, *inputs: Path | None, baseline: Path | None = None) -> None:
         """Fail before the work rather than after it.
+
+        Args:
+            inputs: files that are read.
+            baseline: a file that is read or written besides.
 
         Raises:
             OptionError: two results have one place, or an output is an input.
@@ -56,7 +60,8 @@ class CiFlags:
             return
         from onnxslim1x1.graph.save import require_writable
 
-        for (one, path), (other, same) in itertools.combinations(self.wanted.items(), 2):
+        places = [*self.wanted.items(), *([("--baseline", baseline)] if baseline else [])]
+        for (one, path), (other, same) in itertools.combinations(places, 2):
             if path.absolute() == same.absolute():
                 raise OptionError(f"{one} and {other}: both write to {path}; give one of them another file")
         for option, path in self.wanted.items():

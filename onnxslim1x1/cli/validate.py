@@ -29,7 +29,7 @@ def command(
     from onnxslim1x1.runtime.hardware import environment
 
     data, settings = images.options(), gates.settings()
-    ci.require(original, rewritten, images.data, images.labels, base.baseline)
+    ci.require(original, rewritten, images.data, images.labels, baseline=base.baseline)
     known, machine = base.load(original, rewritten), environment(threads=run.threads, provider=run.provider)
     with progress_bar() as progress:
         report = api.validate(original, rewritten, data=data, run=run.options(progress), settings=settings)
