@@ -61,7 +61,8 @@ def command(
     """Write a commented configuration file, so that slim and validate need no arguments."""
     from onnxslim1x1.graph.model import load
     from onnxslim1x1.graph.save import require_writable, write_bytes
-    from onnxslim1x1.report.starter import Places, look, starter_text
+    from onnxslim1x1.report.starter import Places, starter_text
+    from onnxslim1x1.runtime.look import look
 
     require_writable(output, model, example=CONFIG_FILE)
     if os.path.lexists(output) and not force:

@@ -13,7 +13,7 @@ from onnxslim1x1.cli.main import app
 from onnxslim1x1.cli.settings import load
 from onnxslim1x1.errors import DataError, ModelError, OptionError, OutputError
 from onnxslim1x1.graph.model import load as load_model
-from onnxslim1x1.report.starter import look
+from onnxslim1x1.runtime.look import look
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_models"
 TOML = Path("onnxslim1x1.toml")
