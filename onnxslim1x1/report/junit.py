@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from io import BytesIO
 
 from onnxslim1x1.report.outcome import Outcome, judgement
 from onnxslim1x1.report.validation import verdict_line
@@ -24,10 +23,9 @@ def junit_text(outcome: Outcome) -> bytes:
     if outcome.command == "slim":
         suite.add_testcase(_change_case(outcome))
     suite.update_statistics()
-    document, stream = JUnitXml(), BytesIO()
+    document = JUnitXml()
     document.append(suite)
-    document.write(stream, pretty=True)
-    return stream.getvalue()
+    return bytes(document.tostring())
 
 
 def _properties(outcome: Outcome) -> dict[str, str]:

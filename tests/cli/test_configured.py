@@ -48,7 +48,9 @@ def seen(monkeypatch):
 
         def callback(**values):
             received.clear()
-            received.update(values)
+            # paths and lists are made here or in the command, depending on the version of typer
+            received.update({k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+                             for k, v in values.items()})
         return callback
 
     for name in configurable():
@@ -97,7 +99,7 @@ def sample(setting):
         return json.dumps(get_args(kind)[-1]), get_args(kind)[-1]
     least = setting.least if setting.least is not None else 0
     return {bool: ("true", True), int: (f"{int(least) + 2}", int(least) + 2), float: (f"{least + 0.5}", least + 0.5),
-            str: ('"text"', "text"), Path: ('"sub/file"', Path("sub/file"))}[kind]
+            str: ('"text"', "text"), Path: ('"sub/file"', "sub/file")}[kind]
 
 
 @pytest.mark.parametrize(("name", "key"), [(n, k) for n, settings in configurable().items() for k in settings])
@@ -244,33 +246,33 @@ def test_the_command_line_wins_over_the_table_and_that_over_the_top(seen):
 def test_models_have_one_name_for_all_commands(seen):
     written('model = "a.onnx"\nrewritten = "b.onnx"')
     run("validate")
-    assert (seen["original"], seen["rewritten"]) == (Path("a.onnx"), Path("b.onnx"))
+    assert (seen["original"], seen["rewritten"]) == ("a.onnx", "b.onnx")
     run("slim")
-    assert (seen["model"], seen["output"]) == (Path("a.onnx"), Path("b.onnx"))
+    assert (seen["model"], seen["output"]) == ("a.onnx", "b.onnx")
     run("plan", "--explore")
-    assert (seen["model"], seen["output"]) == (Path("a.onnx"), None)
+    assert (seen["model"], seen["output"]) == ("a.onnx", None)
     run("analyze")
-    assert (seen["model"], seen["other"]) == (Path("a.onnx"), None)
+    assert (seen["model"], seen["other"]) == ("a.onnx", None)
 
 
 def test_what_was_written_for_one_model_is_not_for_another(seen):
     written('model = "a.onnx"\nrewritten = "b.onnx"\n[validate]\nbaseline = "c.json"')
     run("slim", "other.onnx")
-    assert (seen["model"], seen["output"]) == (Path("other.onnx"), None)
+    assert (seen["model"], seen["output"]) == ("other.onnx", None)
     assert "REWRITTEN" in run("validate", "other.onnx", code=2).upper()
     run("validate", "other.onnx", "new.onnx")
-    assert (seen["original"], seen["rewritten"], seen["baseline"]) == (Path("other.onnx"), Path("new.onnx"), None)
+    assert (seen["original"], seen["rewritten"], seen["baseline"]) == ("other.onnx", "new.onnx", None)
 
 
 @pytest.mark.parametrize(("file", "given", "gone", "kept"), [
     ("target-macs = 0.5\nmax-drop = 0.1", ["--target-speedup", 1.5], {"target_macs": None}, {"max_drop": 0.1}),
-    ('data = "d"\nlabels = "l"', ["--data", "e"], {"labels": None}, {"data": Path("e")}),
+    ('data = "d"\nlabels = "l"', ["--data", "e"], {"labels": None}, {"data": "e"}),
     ('cache = "c"', ["--no-cache"], {"cache": None}, {"no_cache": True}),
-    ("no-cache = true", ["--cache", "c"], {"no_cache": False}, {"cache": Path("c")}),
+    ("no-cache = true", ["--cache", "c"], {"no_cache": False}, {"cache": "c"}),
     ('preprocess = "unit"\nmean = 0.5', ["--preprocess", "imagenet"], {"mean": None}, {"preprocess": "imagenet"}),
     ("min-snr = 20", ["--no-validate"], {"min_snr": None}, {"no_validate": True}),
     ("[slim]\nno-validate = true", ["--min-snr", 3], {"no_validate": False}, {"min_snr": 3.0}),
-    ("[slim]\nexplore = true", ["-o", "x.onnx"], {"explore": False}, {"output": Path("x.onnx")}),
+    ("[slim]\nexplore = true", ["-o", "x.onnx"], {"explore": False}, {"output": "x.onnx"}),
     ('rewritten = "b.onnx"\ntarget-macs = 0.5\nmin-snr = 3\ndata = "d"\n[slim]\njunit = "j.xml"', ["--explore"],
      {"output": None, "target_macs": None, "min_snr": None, "data": None, "junit": None}, {"explore": True}),
     ("target-macs = 0.5\n[slim]\ntarget-speedup = 2", [], {"target_macs": None}, {"target_speedup": 2.0})])
@@ -294,10 +296,10 @@ def test_paths_are_relative_to_the_file(here, seen, monkeypatch):
     (here / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(here / "deep" / "er")
     run("analyze")
-    assert (seen["model"], seen["html"]) == (Path("../../models/a.onnx"), Path("../../out.html"))
-    assert seen["csv"] == Path("-")
+    assert (seen["model"], seen["html"]) == ("../../models/a.onnx", "../../out.html")
+    assert seen["csv"] == "-"
     run("validate", "x", "y")
-    assert seen["data"] == Path("/abs/d")
+    assert seen["data"] == "/abs/d"
 
 
 def test_numbers_may_be_numbers(seen):
