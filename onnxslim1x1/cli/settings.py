@@ -136,8 +136,9 @@ def _kind(setting: Setting) -> Any:
         return str
     if get_origin(setting.kind) is list:
         return list[str]
-    bounds = {word: bound for word, bound in (("ge", setting.least), ("le", setting.most)) if bound is not None}
-    return Annotated[setting.kind, Field(**bounds)] if bounds else setting.kind
+    if (setting.least, setting.most) == (None, None):
+        return setting.kind
+    return Annotated[setting.kind, Field(ge=setting.least, le=setting.most)]
 
 
 def config_schema() -> dict[str, Any]:
@@ -173,7 +174,7 @@ class Configuration:
             given: parameters that were given otherwise: these are left out, and what contradicts them.
         """
         settings = configurable()[command]
-        top = {s.name: self.values[s.top_key] for s in settings.values() if s.top_key in self.values}
+        top = {s.name: self.values[s.top_key] for s in settings.values() if s.top_key and s.top_key in self.values}
         own = {settings[key].name: value for key, value in self.values.get(command, {}).items()}
         kinds = {s.name: s.kind for s in settings.values()}
         return {name: self._text(value, kinds[name])

@@ -44,8 +44,8 @@ def command(
     if no_validate and gates.given:
         raise OptionError(f"{gates.given[0]}: contradicts --no-validate; drop one of the two")
     fit, wanted = images.other(calibration), budget.budget()
-    target = front.output(output, *gates.given, *ci.given, data=images.data, labels=images.labels, no_validate=no_validate,
-                          keep_failed=keep_failed, fail_if_unchanged=fail_if_unchanged)
+    target = front.output(output, *gates.given, *ci.given, data=images.data, labels=images.labels,
+                          no_validate=no_validate, keep_failed=keep_failed, fail_if_unchanged=fail_if_unchanged)
     if target is None:
         explore(model, fit, front=front, budget=budget, run=run, out=out)
         return

@@ -18,7 +18,7 @@ from onnxslim1x1.cli.output import note, print_json, print_report, progress_bar
 @grouped
 def command(
     original: Annotated[Path, typer.Argument(help="ONNX model before.", show_default=False)],
-    rewritten: Annotated[Path, typer.Argument(help="ONNX model after.", show_default=False)],
+    rewritten: Annotated[Path, typer.Argument(help="ONNX model after.", show_default=False)], *,
     images: DataFlags, gates: GateFlags, base: BaselineFlags, ci: CiFlags, run: RunFlags, out: OutputFlags,
 ) -> None:
     """Compare two models on the same inputs: results, latency, size; exit code 4 or 5 if a gate fails."""

@@ -158,14 +158,14 @@ def recorded(report: ValidationReport, environment: Environment, *, slack: Slack
         slack: what an earlier baseline allowed.
     """
     found = report.latency
-    speed = found and RecordedSpeed(speedup=found.speedup, low=found.speedup_low, high=found.speedup_high,
-                                    noise_floor=found.noise_floor)
+    speed = None if found is None else RecordedSpeed(speedup=found.speedup, low=found.speedup_low,
+                                                     high=found.speedup_high, noise_floor=found.noise_floor)
     cost = report.cost_original
     outputs = tuple(f"{d.name}: {d.dtype} {list(d.shape[1:])}" for d in report.outputs)
     return Baseline(
         tool=f"onnxslim1x1 {__version__}", speed=speed, file_bytes=report.size_rewritten_bytes,
-        subject=Subject(outputs=outputs, params=cost and cost.params, macs=cost and cost.macs, data=report.data,
-                        images=report.images),
+        subject=Subject(outputs=outputs, params=cost.params if cost else None, macs=cost.macs if cost else None,
+                        data=report.data, images=report.images),
         machine=Machine(cpu=environment.cpu, isa=environment.isa, onnxruntime=environment.onnxruntime,
                         providers=environment.providers, threads=environment.threads),
         figures=_figures(report), slack=slack or Slack())
@@ -221,9 +221,9 @@ def _require_same(then: Subject, now: Subject, where: str) -> None:
         new = getattr(now, name)
         if was != new:
             shown = [", ".join(value) if isinstance(value, tuple) else str(value) for value in (was, new)]
-            raise BaselineError(f"{where}: was recorded for other {'images' if name in ('data', 'images') else 'models'}"
-                                f" ({name}: {shown[0]}, not {shown[1]}); if that is meant, record it again with "
-                                "--update-baseline")
+            kind = "images" if name in ("data", "images") else "models"
+            raise BaselineError(f"{where}: was recorded for other {kind} ({name}: {shown[0]}, not {shown[1]}); if that "
+                                "is meant, record it again with --update-baseline")
 
 
 def _speed_gate(base: Baseline, then: RecordedSpeed, now: Baseline) -> Gate:

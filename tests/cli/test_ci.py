@@ -115,8 +115,8 @@ def test_validate_writes_all_that_was_asked_for(arguments, code, failures, run):
 
 
 def test_slim_writes_them_too(run):
-    code, _, _ = run("slim", "net.onnx", "-o", "slim.onnx", "--rank", "wide=16", "--junit", "j.xml", "--summary", "s.md",
-                     "--sarif", "s.sarif")
+    code, _, _ = run("slim", "net.onnx", "-o", "slim.onnx", "--rank", "wide=16", "--junit", "j.xml",
+                     "--summary", "s.md", "--sarif", "s.sarif")
     assert code == 0
     suite, = JUnitXml.fromfile("j.xml")
     assert [case.name for case in suite] == ["checker", "interface", "finite", "rewritten"]

@@ -17,7 +17,7 @@ def test_an_outcome_passes_if_all_its_gates_do(passed, failed, unchanged):
     assert dataclasses.replace(failed, report=None).passed
 
 
-def test_layers_are_blamed_only_for_a_broken_promise_about_accuracy(failed, validation):
+def test_layers_are_blamed_only_for_a_broken_promise_about_accuracy(failed):
     assert [layer.node for layer in failed.regressed] == ["n3", "n1"]  # worst first; n2 only passes on what it is fed
     held = dataclasses.replace(failed.report, gates=())
     assert dataclasses.replace(failed, report=held).regressed == ()

@@ -58,7 +58,7 @@ def test_every_result_has_its_rule_once(passed, failed):
             assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
 
 
-def test_results_can_be_followed_from_run_to_run(failed, passed):
+def test_results_can_be_followed_from_run_to_run(failed):
     prints = [r["partialFingerprints"]["ruleAndLayer/v1"] for r in run_of(failed)["results"]]
     assert len(set(prints)) == len(prints)
     again = dataclasses.replace(failed, report=dataclasses.replace(failed.report, size_rewritten_bytes=1))
