@@ -46,7 +46,7 @@ $(EXAMPLE)/.done: pyproject.toml
 	touch $@
 
 example: $(EXAMPLE)/.done
-	$(EXAMPLE)/bin/python -m pytest tests/integration/test_newcomer.py
+	$(EXAMPLE)/bin/python -m pytest tests/integration/test_newcomer.py -k "example or lines"
 
 test: lint types
 	$(DEV)/bin/python -m pytest -m "not slow" -n 2 --dist worksteal

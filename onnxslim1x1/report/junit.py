@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from onnxslim1x1.report.outcome import Outcome, judgement
 from onnxslim1x1.report.validation import verdict_line
@@ -36,7 +37,7 @@ def _properties(outcome: Outcome) -> dict[str, str]:
     return found | {f"warning {number}": text for number, text in enumerate(outcome.warnings, 1)}
 
 
-def _gate_case(command: str, gate: Gate) -> object:
+def _gate_case(command: str, gate: Gate) -> Any:
     from junitparser import Failure
     from junitparser.xunit2 import TestCase
 
@@ -47,7 +48,7 @@ def _gate_case(command: str, gate: Gate) -> object:
     return case
 
 
-def _change_case(outcome: Outcome) -> object:
+def _change_case(outcome: Outcome) -> Any:
     """Whether something was rewritten at all; if not, that is no failure, but worth seeing."""
     from junitparser import Skipped
     from junitparser.xunit2 import TestCase
