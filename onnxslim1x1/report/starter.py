@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnxslim1x1.runtime.look import Look
@@ -19,15 +20,17 @@ class Places:
     labels: str | None = None
 
 
-def starter_text(seen: Look | None, places: Places, *, preset: str | None = None) -> str:
+def starter_text(seen: Look | None, places: Places, *, preset: str | None = None,
+                 sizes: Mapping[str, int | tuple[int, int]] | None = None) -> str:
     """The configuration file.
 
     Args:
         seen: the look at the model, if there is one.
         places: files to name.
         preset: preprocessing that was asked for, instead of a guess.
+        sizes: options that bring the images to the size of the input.
     """
-    blocks = [_head(seen, places), _models(places), _data(places), _pixels(seen, preset), _running(seen),
+    blocks = [_head(seen, places), _models(places), _data(places), _pixels(seen, preset, sizes or {}), _running(seen),
               _slimming(), _gates(seen, places)]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
@@ -60,14 +63,15 @@ def _data(places: Places) -> list[str]:
             _line("labels", places.labels, "labels.csv")]
 
 
-def _pixels(seen: Look | None, preset: str | None) -> list[str]:
+def _pixels(seen: Look | None, preset: str | None, sizes: Mapping[str, int | tuple[int, int]]) -> list[str]:
+    sized = [f"{key} = {json.dumps(size)}" for key, size in sizes.items()]
     if preset is not None:
-        return ["# What is done to the pixels.", _line("preprocess", preset, "")]
+        return ["# What is done to the pixels.", _line("preprocess", preset, ""), *sized]
     choices = "imagenet, cifar10, imagenet-caffe, unit or raw; mean, std, scale, resize, crop override parts of it"
     if seen is None or seen.preset is None:
         return [f"# What is done to pixels: {choices}.", _line("preprocess", None, "imagenet")]
     return [f"# A GUESS, check it against the training: {seen.reason}.", f"# ({choices})",
-            _line("preprocess", seen.preset, "")]
+            _line("preprocess", seen.preset, ""), *sized]
 
 
 def _running(seen: Look | None) -> list[str]:

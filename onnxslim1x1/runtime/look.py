@@ -12,7 +12,9 @@ from onnxslim1x1.graph.shapes import fed_inputs, infer_shapes
 from onnxslim1x1.runtime.compare import looks_like_classifier
 
 _CHANNELS = (1, 3, 4)
+_IMAGENET_SIDE = 224
 _IMAGENET_SIDES = range(160, 600)  # what classifiers of ImageNet are trained with
+_CROPPED = 0.875  # part of the short side that is left after the usual crop: 224 of 256
 _CIFAR_SIDE = 32
 _OWN_SCALING = ("Sub", "Mul", "Div", "BatchNormalization", "Cast", "QuantizeLinear")
 
@@ -36,6 +38,8 @@ class Look:
         free: names of free dimensions and the sizes that are chosen for them where nothing else is said.
         preset: preprocessing that seems likely, or None if the model reads no images.
         reason: what makes it likely.
+        sizes: what of resizing and cropping is another than the preset says, by option.
+        image: (H, W) of the images if the model fixes it, else None.
     """
 
     inputs: tuple[Port, ...]
@@ -44,6 +48,19 @@ class Look:
     free: Mapping[str, int]
     preset: str | None
     reason: str
+    sizes: Mapping[str, int]
+    image: tuple[int, int] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Images:
+    """An input of images: (H, W), channels, whether the size is fixed, and what kind of numbers it takes."""
+
+    name: str
+    size: tuple[int, int]
+    channels: int
+    fixed: bool
+    pixels: bool
 
 
 def look(model: Model) -> Look:
@@ -59,9 +76,12 @@ def look(model: Model) -> Look:
             if dim.dim_param}
     scores = shapes.tensors.get(graph.output[0].name) if graph.output else None
     classes = scores[1] if scores is not None and looks_like_classifier(scores) else None
-    preset, reason = _guess(graph, fed, {i.name: shapes.inputs[i.name] for i in fed if i.name in shapes.inputs})
+    images = next(filter(None, (_images(info, shapes.inputs.get(info.name, ())) for info in fed)), None)
+    preset, reason = (None, "") if images is None else _guess(graph, images)
+    side = images.size[0] if images is not None else 0
+    sizes = {"resize": round(side / _CROPPED), "crop": side} if preset == "imagenet" and side != _IMAGENET_SIDE else {}
     return Look(inputs=tuple(map(_port, fed)), outputs=tuple(map(_port, graph.output)), classes=classes, free=free,
-                preset=preset, reason=reason)
+                preset=preset, reason=reason, sizes=sizes, image=images.size if images and images.fixed else None)
 
 
 def _port(info: onnx.ValueInfoProto) -> Port:
@@ -71,23 +91,27 @@ def _port(info: onnx.ValueInfoProto) -> Port:
     return Port(name=info.name, text=f"{onnx.TensorProto.DataType.Name(kind.elem_type).lower()} [{dims}]")
 
 
-def _guess(graph: onnx.GraphProto, fed: Sequence[onnx.ValueInfoProto],
-           shapes: Mapping[str, tuple[int, ...]]) -> tuple[str | None, str]:
+def _images(info: onnx.ValueInfoProto, shape: Sequence[int]) -> _Images | None:
+    axis = next((a for a in (1, 3) if len(shape) == 4 and shape[a] in _CHANNELS), None)
+    if axis is None:
+        return None
+    height, width = (a for a in (1, 2, 3) if a != axis)
+    dims = info.type.tensor_type.shape.dim
+    return _Images(name=info.name, size=(shape[height], shape[width]), channels=shape[axis],
+                   fixed=all(dims[a].HasField("dim_value") for a in (height, width)),
+                   pixels=info.type.tensor_type.elem_type in (onnx.TensorProto.UINT8, onnx.TensorProto.INT8))
+
+
+def _guess(graph: onnx.GraphProto, images: _Images) -> tuple[str, str]:
     """A preset and what speaks for it."""
-    for info in fed:
-        shape = shapes.get(info.name, ())
-        axis = next((a for a in (1, 3) if len(shape) == 4 and shape[a] in _CHANNELS), None)
-        if axis is None:
-            continue
-        side, channels = max(n for a, n in enumerate(shape) if a not in (0, axis)), shape[axis]
-        first = next((node.op_type for node in graph.node if info.name in node.input), "")
-        if info.type.tensor_type.elem_type in (onnx.TensorProto.UINT8, onnx.TensorProto.INT8):
-            return "raw", "the input takes 8-bit pixels"
-        if first in _OWN_SCALING:
-            return "raw", f"the model begins with {first}, so it seems to scale pixels itself"
-        if channels == 3 and side == _CIFAR_SIDE:
-            return "cifar10", "the input is that of networks for CIFAR-10, 3 channels and 32 pixels"
-        if channels == 3 and side in _IMAGENET_SIDES:
-            return "imagenet", f"the input is that of networks for ImageNet, 3 channels and {side} pixels"
-        return "unit", f"the input takes images of {channels} channels and {side} pixels, which most often are / 255"
-    return None, ""
+    (height, width), channels = images.size, images.channels
+    first = next((node.op_type for node in graph.node if images.name in node.input), "")
+    if images.pixels:
+        return "raw", "the input takes 8-bit pixels"
+    if first in _OWN_SCALING:
+        return "raw", f"the model begins with {first}, so it seems to scale pixels itself"
+    if (height, width, channels) == (_CIFAR_SIDE, _CIFAR_SIDE, 3):
+        return "cifar10", f"the input is that of networks for CIFAR-10, 3 channels and {height}x{width} pixels"
+    if height == width and height in _IMAGENET_SIDES and channels == 3:
+        return "imagenet", f"the input is that of networks for ImageNet, 3 channels and {height}x{width} pixels"
+    return "unit", f"the input takes images of {channels} x {height} x {width}, which most often are divided by 255"

@@ -51,10 +51,12 @@ def uncommented():
 @pytest.mark.parametrize(("signature", "body", "preset", "word"), [
     ("(float[N, 3, 224, 224] x) => (float[N, 3, 224, 224] y)", "y = Relu(x)", "imagenet", "ImageNet"),
     ("(float[N, 3, 32, 32] x) => (float[N, 3, 32, 32] y)", "y = Relu(x)", "cifar10", "CIFAR"),
-    ("(float[N, 1, 28, 28] x) => (float[N, 1, 28, 28] y)", "y = Relu(x)", "unit", "1 channels and 28 pixels"),
-    ("(float[N, 640, 640, 3] x) => (float[N, 640, 640, 3] y)", "y = Relu(x)", "unit", "3 channels and 640 pixels"),
+    ("(float[N, 1, 28, 28] x) => (float[N, 1, 28, 28] y)", "y = Relu(x)", "unit", "images of 1 x 28 x 28"),
+    ("(float[N, 640, 640, 3] x) => (float[N, 640, 640, 3] y)", "y = Relu(x)", "unit", "images of 3 x 640 x 640"),
     ("(uint8[N, 3, 224, 224] x) => (float[N, 3, 224, 224] y)", "y = Cast <to = 1> (x)", "raw", "8-bit"),
     ("(float[N, 3, 224, 224] x) => (float[N, 3, 224, 224] y)", "y = Mul(x, x)", "raw", "begins with Mul"),
+    ("(float[N, 3, 240, 320] x) => (float[N, 3, 240, 320] y)", "y = Relu(x)", "unit", "images of 3 x 240 x 320"),
+    ("(float[N, 3, H, W] x) => (float[N, 3, H, W] y)", "y = Relu(x)", "imagenet", "224x224"),
     ("(float[N, 17] x) => (float[N, 17] y)", "y = Relu(x)", None, ""),
     ("(float[N, 80, 99, 40] x) => (float[N, 80, 99, 40] y)", "y = Relu(x)", None, "")])
 def test_preprocessing_is_guessed_with_a_reason(signature, body, preset, word):
@@ -66,6 +68,26 @@ def test_preprocessing_is_guessed_with_a_reason(signature, body, preset, word):
     assert load(TOML).values.get("preprocess") == preset
     assert ("A GUESS" in text) is (preset is not None)
     assert ("is a guess" in said) is (preset is not None)
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(224, {}), (299, {"resize": 342, "crop": 299}),
+                                             (192, {"resize": 219, "crop": 192})])
+def test_another_side_than_that_of_the_preset_is_written(side, sizes):
+    model(f"(float[N, 3, {side}, {side}] x) => (float[N, 3, {side}, {side}] y)")
+    np.save("big.npy", np.zeros((2, 400, 500, 3), np.uint8))
+    run("net.onnx", "--data", "big.npy")
+    values = load(TOML).values
+    assert {key: values[key] for key in ("resize", "crop") if key in values} == sizes
+
+
+@pytest.mark.parametrize(("options", "sizes"), [
+    ([], {"resize": [20, 28]}), (["--preprocess", "imagenet"], {"resize": [20, 28], "crop": [20, 28]})])
+def test_images_of_another_size_are_resized(options, sizes):
+    model("(float[N, 3, 20, 28] x) => (float[N, 3, 20, 28] y)")
+    np.save("other.npy", np.zeros((2, 40, 50, 3), np.uint8))
+    run("net.onnx", "--calibration", "other.npy", *options)
+    values = load(TOML).values
+    assert {key: values[key] for key in ("resize", "crop") if key in values} == sizes
 
 
 def test_the_sample_model_is_seen():
@@ -175,7 +197,7 @@ def test_what_cannot_be_used_writes_nothing(arguments, error, message):
 
 def test_data_that_does_not_fit_the_guess_is_found_now():
     model("(float[N, 3, 32, 32] x) => (float[N, 3, 32, 32] y)")
-    np.save("small.npy", np.zeros((4, 16, 16, 3), np.uint8))
-    with pytest.raises(DataError, match="16x16"):
+    np.save("small.npy", np.zeros((4, 16, 16, 2), np.uint8))
+    with pytest.raises(DataError, match=r"small\.npy"):
         run("net.onnx", "--calibration", "small.npy")
     assert not TOML.exists()
