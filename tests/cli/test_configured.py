@@ -21,6 +21,7 @@ from onnxslim1x1.cli import main as cli_main
 from onnxslim1x1.cli.commands import COMMANDS
 from onnxslim1x1.cli.discovery import find
 from onnxslim1x1.cli.main import app
+from onnxslim1x1.cli.options import Debug
 from onnxslim1x1.cli.rivals import overlaid
 from onnxslim1x1.cli.settings import config_schema, configurable, load, shared
 from onnxslim1x1.errors import OptionError
@@ -34,6 +35,7 @@ TOML = "onnxslim1x1.toml"
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Debug, "enabled", False)  # one of the options that are tried switches it on
     return tmp_path
 
 
