@@ -419,8 +419,8 @@ MUTANTS = (
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the package, the tests and their configuration."""
-    for name in (PACKAGE, "tests"):
+    """A copy of the package, the tests, their models and their configuration."""
+    for name in (PACKAGE, "tests", "sample_models"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder

@@ -1,5 +1,6 @@
 """Lines for GitHub Actions, read back as its runner reads them."""
 
+import dataclasses
 import re
 
 from onnxslim1x1.report.annotations import annotation_lines
@@ -39,3 +40,8 @@ def test_one_line_each_whatever_they_say(passed):
 def test_nothing_changed_is_a_notice(unchanged):
     assert [read(line) for line in annotation_lines(unchanged)] == [
         ("notice", {"title": "onnxslim1x1 slim"}, "unchanged: no layer is worth rewriting")]
+
+
+def test_what_looks_escaped_comes_back_as_it_was(unchanged):
+    text = "50%0A of %25, %3A"
+    assert read(next(iter(annotation_lines(dataclasses.replace(unchanged, warnings=(text,))))))[2] == text
