@@ -2,13 +2,15 @@
 PYTHON ?= python3
 DEV    := .venv
 DEMO   := .venv-demo
+EXAMPLE := .venv-example
 SAMPLE := sample_models
 OUT    := demo-output
 
-.PHONY: help demo test test-slow browser lint types mutants sweep fuzz wheel lower-bounds sample clean
+.PHONY: help demo example test test-slow browser lint types mutants sweep fuzz wheel lower-bounds sample clean
 
 help:
 	@echo "make demo          analyze, slim and validate the sample model (own virtual environment)"
+	@echo "make example       from a training in PyTorch to a gate that fails on a planted fault (installs PyTorch)"
 	@echo "make test          ruff, mypy and the fast tests (own virtual environment)"
 	@echo "make test-slow     the tests that take longer"
 	@echo "make browser       Debian's Chromium, in which the tests look at pages (as root)"
@@ -37,6 +39,14 @@ demo: $(DEMO)/.done
 	    --calibration $(SAMPLE)/digits_calibration.npz --preprocess unit --time 2
 	$(DEMO)/bin/onnxslim1x1 validate $(SAMPLE)/digits_googlenet.onnx $(OUT)/slim.onnx --threads 1 --preprocess unit \
 	    --data $(SAMPLE)/digits_evaluation.npz --max-drop 0.01 --time 3
+
+$(EXAMPLE)/.done: pyproject.toml
+	$(PYTHON) -m venv $(EXAMPLE)
+	$(EXAMPLE)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[train]' pytest
+	touch $@
+
+example: $(EXAMPLE)/.done
+	$(EXAMPLE)/bin/python -m pytest tests/integration/test_newcomer.py -k "example or lines"
 
 test: lint types
 	$(DEV)/bin/python -m pytest -m "not slow" -n 2 --dist worksteal
@@ -77,4 +87,4 @@ sample: $(DEV)/.done
 	$(DEV)/bin/python scripts/train_sample_model.py
 
 clean:
-	rm -rf $(DEV) $(DEMO) $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(DEV) $(DEMO) $(EXAMPLE) $(OUT) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

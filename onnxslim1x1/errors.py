@@ -34,6 +34,10 @@ class PlanMismatchError(SlimError):
     """A plan cannot be read or carried out: damaged, of a newer version, or made for another model or other data."""
 
 
+class BaselineError(SlimError):
+    """A baseline cannot be read, or was recorded for other models or other data."""
+
+
 class DataError(SlimError):
     """Images, arrays or labels cannot be used, or do not fit the model."""
 

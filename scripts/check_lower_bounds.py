@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("report",)  # what the fast tests draw with
 # what the fast tests import besides: no dependencies of users, so they may be new
-TOOLS = ("hypothesis", "jsonschema", "pytest")
+TOOLS = ("check-jsonschema", "hypothesis", "jsonschema", "pre-commit", "pytest", "pyyaml", "xmlschema")
 FAST = ("-m", "not slow", "-x", "-q")
 
 

@@ -18,7 +18,11 @@ onnxslim1x1 plan "$models/digits_googlenet.onnx" -o plan.json --rank inception_a
 onnxslim1x1 apply "$models/digits_googlenet.onnx" plan.json -o planned.onnx > apply.txt
 onnxslim1x1 validate "$models/digits_googlenet.onnx" slim.onnx --threads 1 --time 1 \
     --data "$models/digits_evaluation.npz" --max-drop 0.02 > validation.txt
+onnxslim1x1 init "$models/digits_googlenet.onnx" --data "$models/digits_evaluation.npz"
+onnxslim1x1 validate --threads 1 --time 1 "$models/digits_googlenet.onnx" slim.onnx --max-drop 0.02 \
+    --baseline baseline.json --update-baseline --junit gate.xml --sarif gate.sarif --summary gate.md > validation.txt
+rm onnxslim1x1.toml
 python -c "import onnxslim1x1, pathlib; assert 'site-packages' in onnxslim1x1.__file__; \
 package = pathlib.Path(onnxslim1x1.__file__).parent; assert (package / 'py.typed').exists(); \
-assert all((package / 'schemas' / f'{name}.schema.json').exists() for name in ('plan', 'analysis')); assert all((package / 'report' / 'web' / name).exists() for name in ('page.css', 'page.js', 'page.html.jinja'))"
+assert all((package / 'schemas' / f'{name}.schema.json').exists() for name in ('plan', 'analysis', 'baseline', 'config')); assert all((package / 'report' / 'web' / name).exists() for name in ('page.css', 'page.js', 'page.html.jinja'))"
 echo "$(basename "$wheel") installs and runs outside of the checkout"

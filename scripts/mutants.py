@@ -459,12 +459,37 @@ MUTANTS = (
            new="        pass", tests=("runtime/test_watch.py",)),
     Mutant(why="names that are no text pass", file="graph/sound.py", old="yield from _of_graph(body)", new="pass",
            tests=("graph/test_sound.py",)),
+    # pipelines
+    Mutant(why="the table of a command loses against the top of the file", file="cli/settings.py",
+           old="overlaid(own, top) | own", new="own | top", tests=("cli/test_configured.py",)),
+    Mutant(why="paths of a configuration file are relative to the current folder", file="cli/settings.py",
+           old="return folder / name", new="return Path(name)", tests=("cli/test_configured.py",)),
+    Mutant(why="the farthest configuration file wins", file="cli/discovery.py",
+           old="(start, *start.parents)", new="reversed((start, *start.parents))", tests=("cli/test_configured.py",)),
+    Mutant(why="the quick answer ignores the configuration file", file="cli/quick.py",
+           old="return find(Path.cwd()) is not None", new="return False", tests=("cli/test_configured.py",)),
+    Mutant(why="labels stay although other images are given", file="cli/rivals.py",
+           old='"data": ("labels", "no_validate")', new='"data": ("no_validate",)', tests=("cli/test_configured.py",)),
+    Mutant(why="the noise floor counts against the later export", file="report/baseline.py",
+           old="/ noise * measured.speedup", new="* noise * measured.speedup", tests=("report/test_baseline.py",)),
+    Mutant(why="a larger figure is worse whatever it is", file="report/baseline.py",
+           old='if then.better == "higher":', new='if then.better == "lower":', tests=("report/test_baseline.py",)),
+    Mutant(why="a baseline of other images is taken", file="report/baseline.py",
+           old="if was != new:", new='if was != new and name != "images":', tests=("report/test_baseline.py",)),
+    Mutant(why="a validation that fails is recorded", file="cli/baseline.py",
+           old="if not report.passed:", new="if False:", tests=("cli/test_ci.py",)),
+    Mutant(why="a percent sign in an annotation is not escaped", file="report/annotations.py",
+           old='text.replace("%", "%25").replace', new="text.replace", tests=("report/test_annotations.py",)),
+    Mutant(why="a failed gate is no failure in JUnit XML", file="report/junit.py",
+           old="if not gate.passed:", new="if gate.value is None:", tests=("report/test_junit.py",)),
+    Mutant(why="init overwrites a file", file="cli/init.py",
+           old="if os.path.lexists(output) and not force:", new="if False:", tests=("cli/test_init.py",)),
 )
 
 
 def copied(folder: Path) -> Path:
-    """A copy of the package, the tests and their configuration."""
-    for name in (PACKAGE, "tests"):
+    """A copy of the package, the tests, their models and their configuration."""
+    for name in (PACKAGE, "tests", "sample_models"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder

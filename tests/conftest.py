@@ -26,3 +26,10 @@ def caches(tmp_path_factory):
 def own_cache(caches, monkeypatch):
     """Nothing that another test has kept."""
     monkeypatch.setenv(CACHE_VARIABLE, str(caches / str(next(numbers))))
+
+
+@pytest.fixture(autouse=True)
+def no_service(monkeypatch):
+    """Commands must not take the CI that runs the tests for the one of their user."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)

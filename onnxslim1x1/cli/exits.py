@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onnxslim1x1.errors import (
+    BaselineError,
     DataError,
     InfeasibleBudget,
     ModelError,
@@ -29,7 +30,7 @@ EXIT_UNCHANGED = 6
 EXIT_INTERRUPTED = 130  # what shells use for Ctrl-C
 
 _USAGE = (OptionError, RankError, UnknownLayerError, InfeasibleBudget)
-_UNUSABLE = (ModelError, DataError, PlanMismatchError, OutputError, RuntimeFailure)
+_UNUSABLE = (ModelError, DataError, BaselineError, PlanMismatchError, OutputError, RuntimeFailure)
 
 
 def exit_code(error: SlimError) -> int:

@@ -10,14 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from onnxslim1x1 import __version__
+from onnxslim1x1.cli.commands import COMMANDS
+from onnxslim1x1.cli.configured import ConfiguredCommand, blamed
 from onnxslim1x1.cli.exits import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE, exit_code
 from onnxslim1x1.cli.options import Debug
 from onnxslim1x1.errors import SlimError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer exports only this kind of usage error by name
-
-# each is a module beside this one
-COMMANDS = ("cost", "analyze", "report", "plan", "apply", "slim", "validate", "bisect", "cache")
 
 
 def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:
@@ -27,7 +26,7 @@ def application(commands: Sequence[str] = COMMANDS) -> typer.Typer:
         add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
         help="Make convolutional ONNX models measurably faster on CPUs with 1x1 reduction bottlenecks.")
     for name in commands:
-        made.command(name)(import_module(f"onnxslim1x1.cli.{name}").command)
+        made.command(name, cls=ConfiguredCommand)(import_module(f"onnxslim1x1.cli.{name}").command)
     made.callback()(_root)
     return made
 
@@ -62,9 +61,9 @@ def main() -> None:
         if len(sys.argv) == 1:  # no command: the message is the help
             typer.echo(error.format_message(), err=True)
             sys.exit(EXIT_USAGE)
-        _fail(f"{error.format_message()} (onnxslim1x1 --help lists commands and options)", EXIT_USAGE)
+        _fail(f"{blamed(error.format_message())} (onnxslim1x1 --help lists commands and options)", EXIT_USAGE)
     except SlimError as error:
-        _fail(str(error), exit_code(error))
+        _fail(blamed(str(error)), exit_code(error))
     except MemoryError:
         _fail("out of memory; close other programs or use a machine with more", EXIT_INTERNAL)
     except Exception as error:  # a bug of ours: the user gets one line and the way to the traceback

@@ -74,6 +74,10 @@ class AnyRunFlags:
     cache: CacheOption = None
     no_cache: Annotated[bool, typer.Option(
         "--no-cache", help="Measure everything anew, and keep nothing for the next run.")] = False
+    config: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Configuration file with defaults of all options (default: onnxslim1x1.toml, or "
+                             "pyproject.toml with [tool.onnxslim1x1], here or in a folder above).")] = None
+    no_config: Annotated[bool, typer.Option("--no-config", help="Ignore configuration files.")] = False
 
     def with_threads(self, threads: int, progress: Progress | None) -> RunOptions:
         """As a value of the API.

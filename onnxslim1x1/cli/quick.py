@@ -28,10 +28,21 @@ def _answered(arguments: Sequence[str]) -> bool:
     # nothing here multiplies matrices: threads for it are not worth starting
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
+        if _is_configured():
+            return False
         _print_costs(rest[0])
     except (Exception, KeyboardInterrupt):
         return False
     return True
+
+
+def _is_configured() -> bool:
+    """Whether a configuration file may change the question."""
+    from pathlib import Path
+
+    from onnxslim1x1.cli.discovery import find
+
+    return find(Path.cwd()) is not None
 
 
 def _print_costs(path: str) -> None:

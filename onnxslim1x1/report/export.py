@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterable, Sequence
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.report.facts import Fact, compared_facts, environment_facts, headroom, model_facts
+from onnxslim1x1.report.markdown import plain, row
 from onnxslim1x1.report.records import AnalysisRecord, ComparisonRecord, Record
 from onnxslim1x1.report.rows import Sheet, sheet
 from onnxslim1x1.report.validation_facts import headline, title, verdict_lines
@@ -48,8 +47,8 @@ def markdown_text(record: Record | Validated) -> str:
         title, environment = _name(record), record.environment
         found = [*model_facts(record), *filter(None, [headroom(record)])]
     facts = [*found, *(environment_facts(environment) if environment else ())]
-    parts = [f"# {_plain(title)}", "\n".join(map(_item, facts)), _table(sheet(record)),
-             "\n".join(f"* {_plain(warning)}" for warning in record.warnings), f"Made by {_plain(record.tool)}."]
+    parts = [f"# {plain(title)}", "\n".join(map(_item, facts)), _table(sheet(record)),
+             "\n".join(f"* {plain(warning)}" for warning in record.warnings), f"Made by {plain(record.tool)}."]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -59,12 +58,12 @@ def _validation_markdown(record: Validated) -> str:
     tables += [("Rewritten layers", planned(slim))] if slim and slim.plan.layers else []
     tables += [("Error by layer", layer_errors(found.layers))] if found and found.layers else []
     environment = environment_facts(record.environment) if record.environment else []
-    parts = [f"# {_plain(title(record))}", f"**{_plain(headline(record)[1])}**",
-             "\n".join(f"* {_plain(line)}" for _, line in verdict_lines(record)),
+    parts = [f"# {plain(title(record))}", f"**{plain(headline(record)[1])}**",
+             "\n".join(f"* {plain(line)}" for _, line in verdict_lines(record)),
              *(part for name, table in tables for part in (f"## {name}", _table(table))),
-             "\n".join(f"* {_plain(warning)}" for warning in record.warnings),
+             "\n".join(f"* {plain(warning)}" for warning in record.warnings),
              "## Environment" if environment else "", "\n".join(map(_item, environment)),
-             f"Made by {_plain(record.tool)}."]
+             f"Made by {plain(record.tool)}."]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -73,19 +72,10 @@ def _name(record: AnalysisRecord) -> str:
 
 
 def _item(fact: Fact) -> str:
-    return f"* {_plain(fact.label)}: **{_plain(fact.value)}**" + (f" ({_plain(fact.note)})" if fact.note else "")
+    return f"* {plain(fact.label)}: **{plain(fact.value)}**" + (f" ({plain(fact.note)})" if fact.note else "")
 
 
 def _table(table: Sheet) -> str:
     rule = [":--" if column.is_text else "--:" for column in table.columns]
-    rows = ([_plain(cell.text) for cell in row] for row in table.rows)
-    return "\n".join(map(_line, [[_plain(c.title) for c in table.columns], rule, *rows]))
-
-
-def _line(cells: Iterable[str] | Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is: names of layers may hold whatever Markdown and HTML give a meaning to."""
-    return re.sub(r"[\\`*{}\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
+    rows = ([plain(cell.text) for cell in cells] for cells in table.rows)
+    return "\n".join(map(row, [[plain(c.title) for c in table.columns], rule, *rows]))

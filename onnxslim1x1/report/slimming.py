@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from onnxslim1x1.report.analysis import reasons
 from onnxslim1x1.report.document import document, jsonable
 from onnxslim1x1.report.format import count, shape
+from onnxslim1x1.report.outcome import Outcome
 from onnxslim1x1.report.style import Table, named_table
 from onnxslim1x1.report.validation import validation_json, validation_report
 from onnxslim1x1.search.plan import PlannedLayer, Promise, RewritePlan
@@ -85,3 +86,11 @@ def slim_json(result: SlimResult) -> dict[str, Any]:
         "validation": validation_json(result.validation) if result.validation else None,
         "warnings": result.notes,
     })
+
+
+def slim_outcome(result: SlimResult) -> Outcome:
+    """What a pipeline wants to know of it."""
+    original = result.source.where if result.source else "model"
+    return Outcome(command="slim", original=original, rewritten=None if result.output is None else f"{result.output}",
+                   report=result.validation, layers=result.plan.layers, declined=result.plan.skipped,
+                   unchanged=result.unchanged, warnings=result.notes)

@@ -17,7 +17,8 @@ Loc = Sequence[int | str]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _LONGEST_VALUE = 40
-_UNKNOWN = "unexpected_keyword_argument"
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")  # of a dataclass, of a model
+_CONTAINERS = {"dataclass_type": "must be an object", "model_type": "must be a table"}
 _WORDS = (("Input should be", "must be"), ("a valid array", "a list"), ("a valid integer", "an integer"),
           ("a valid ", "a "))
 
@@ -39,7 +40,7 @@ def published(schema: dict[str, Any], title: str, classes: Iterable[type]) -> di
 def explain(error: ValidationError, document: Any, schema: dict[str, Any]) -> str:
     """The first thing that is wrong with a document, as ``place: what``, and at how many places more there is."""
     found = error.errors(include_url=False)
-    found.sort(key=lambda e: e["type"] != _UNKNOWN)  # a misspelt key is missing, too: its own message says more
+    found.sort(key=lambda e: e["type"] not in _UNKNOWN)  # a misspelt key is missing, too: its own message says more
     first, places = found[0], {tuple(_real(e["loc"], document)) for e in found}
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     where, what = place(_real(first["loc"], document)), _what(first, document, schema)
@@ -57,16 +58,16 @@ def _what(error: Mapping[str, Any], document: Any, schema: dict[str, Any]) -> st
         return "is missing"
     if kind == "json_invalid":
         return f"is not valid JSON ({text.removeprefix('Invalid JSON: ')})"
-    if kind == _UNKNOWN:
+    if kind in _UNKNOWN:
         return f"unknown key{did_you_mean(str(loc[-1]), _known_keys(loc[:-1], document, schema))}"
     if kind == "value_error":  # a class refuses the value in its own words
         return text.removeprefix("Value error, ")
-    shown = json.dumps(error["input"], ensure_ascii=False)
+    shown = json.dumps(error["input"], ensure_ascii=False, default=str)  # TOML has dates
     if len(shown) > _LONGEST_VALUE:
         shown = f"{shown[:_LONGEST_VALUE - 3]}..."
     for theirs, ours in _WORDS:
         text = text.replace(theirs, ours)
-    return f"{'must be an object' if kind == 'dataclass_type' else text}, not {shown}"
+    return f"{_CONTAINERS.get(kind, text)}, not {shown}"
 
 
 def _real(loc: Loc, document: Any) -> list[int | str]:

@@ -490,8 +490,8 @@ def failing(error):
 
 KINDS = [
     (errors.OptionError, 2), (errors.RankError, 2), (errors.UnknownLayerError, 2), (errors.InfeasibleBudget, 2),
-    (errors.ModelError, 3), (errors.DataError, 3), (errors.PlanMismatchError, 3), (errors.OutputError, 3),
-    (errors.RuntimeFailure, 3)]
+    (errors.ModelError, 3), (errors.DataError, 3), (errors.BaselineError, 3), (errors.PlanMismatchError, 3),
+    (errors.OutputError, 3), (errors.RuntimeFailure, 3)]
 
 
 @pytest.mark.parametrize(("kind", "code"), [*KINDS, (errors.SlimError, 1)])

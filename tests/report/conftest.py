@@ -18,10 +18,11 @@ from PIL import Image
 import onnxslim1x1
 from onnxslim1x1.api import SlimResult
 from onnxslim1x1.graph.layers import Layer
+from onnxslim1x1.report.outcome import Outcome
 from onnxslim1x1.report.slimming import slim_json
 from onnxslim1x1.report.validation import validate_json
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison, Samples
-from onnxslim1x1.runtime.compare import Classification, OutputDiff
+from onnxslim1x1.runtime.compare import Classification, Mismatch, OutputDiff
 from onnxslim1x1.runtime.evidence import Figure, Footprint, LayerError, Shifted, WorstSample
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.profile import ModelProfile
@@ -363,3 +364,88 @@ def show(browser, tmp_path):
     yield opener
     for shown in opened:
         shown.context.close()
+
+
+# ---- validations, and what pipelines are told of them ----
+
+CLASSES = Classification(output="logits", images=450, classes=10, agreement=0.9876, kl=0.00123, top1_original=0.7654,
+                         top1_rewritten=0.7632, top1_drop=0.0022, top5_original=0.9321, top5_rewritten=0.9333,
+                         nonfinite_original=0, nonfinite_rewritten=0)
+
+
+def race(speedup, low, high, noise=1.02):
+    """A measured comparison."""
+    def latency(median):
+        return Latency(median_s=median, p10_s=0.9 * median, p90_s=1.2 * median, runs=143,
+                       provider="CPUExecutionProvider", threads=1)
+
+    return LatencyComparison(original=latency(0.02), rewritten=latency(0.02 / speedup), speedup=speedup,
+                             speedup_low=low, speedup_high=high, noise_low=1 / noise, noise_high=noise)
+
+
+@pytest.fixture
+def validation():
+    """Makes a report that holds all its promises, with any of its values changed."""
+    def make(**changes):
+        output = OutputDiff(name="logits", shape=(16, 10), dtype="float32", max_abs=0.3, mean_abs=0.03, max_rel=0.3,
+                            mean_rel=0.03, cosine=0.9998, snr_db=31.5, nan_count_original=0, nan_count_rewritten=0,
+                            nan_count_new=0)
+        values = {"checker": CheckResult(original_ok=True, rewritten_ok=True, message=""), "mismatches": (),
+                  "outputs": (output,), "classification": CLASSES, "latencies": (race(1.8, 1.75, 1.9),),
+                  "size_original_bytes": 2_000_000, "size_rewritten_bytes": 1_000_000, "images": 450,
+                  "data": "evaluation.npz", "cost_original": Cost(params=500_000, macs=100_000_000),
+                  "cost_rewritten": Cost(params=250_000, macs=40_000_000),
+                  "gates": (Gate(name="checker", bound=0.0, value=0.0, passed=True, kind="accuracy"),
+                            Gate(name="max_drop", bound=0.01, value=0.0022, passed=True, kind="accuracy"))}
+        return ValidationReport(**(values | changes))
+
+    return make
+
+
+FAILED = (Gate(name="max_drop", bound=0.01, value=0.25, passed=False, kind="accuracy"),
+          Gate(name="min_speedup", bound=1.2, value=None, passed=False, kind="latency"))
+
+
+@pytest.fixture
+def passed(validation):
+    """A `slim` that went well: one layer rewritten, two left alone, one of them with a name that is hard to print."""
+    planned = PlannedLayer(layer="block/wide", strategy="reduce", ranks=(16,), error=0.05, before=Cost(
+        params=100, macs=1000), after=Cost(params=50, macs=500), speedup=1.5)
+    return Outcome(command="slim", original="models/net.onnx", rewritten="models/slim.onnx", report=validation(),
+                   layers=(planned,), declined=(
+                       SkippedLayer(layer=HOSTILE, code="few_channels", reason=f"{HOSTILE} has 3"),
+                       SkippedLayer(layer="a\x00\n\ud800b", code="dense", reason="one channel")),
+                   warnings=("input x: 100 % of N,\r\nset to 1",))
+
+
+@pytest.fixture
+def broken(validation):
+    """A `validate` with two broken promises and the layers behind one of them."""
+    def layer(number, rel_error, growth):
+        return LayerError(tensor=f"t{number}", counterpart=f"t{number}", node=f"n{number}", op_type="Conv",
+                          snr_db=20.0 - number, rel_error=rel_error, growth=growth, rewritten=True)
+
+    layers = (layer(0, 0.01, None), layer(1, 0.2, math.inf), layer(2, 0.21, 1.05), layer(3, 0.9, 4.0))
+    return Outcome(command="validate", original="/abs/net one.onnx", rewritten="slim ü.onnx",
+                   report=validation(gates=FAILED, layers=layers, mismatches=(
+                       Mismatch(name="boxes", code="missing_output", reason="gone"),)))
+
+
+@pytest.fixture
+def unchanged(validation):
+    """A `slim` that was not worth it."""
+    return Outcome(command="slim", original="net.onnx", rewritten="copy.onnx", report=validation(),
+                   unchanged="no layer is worth rewriting")
+
+
+@pytest.fixture
+def figures():
+    """Accuracy by task, as a validation finds it."""
+    def figure(name, value, better, unit, *, rewritten=None, output="logits"):
+        return Figure(name=name, output=output, unit=unit, better=better, value=value, rewritten=rewritten,
+                      original=None if rewritten is None else rewritten - value, low=None, high=None, confidence=0.95,
+                      p_value=None, images=450)
+
+    return (figure("top1", -0.01, "higher", "", rewritten=0.9), figure("kl", 0.02, "lower", "nats"),
+            figure("psnr", 40.0, "higher", "dB"), figure("psnr", 30.0, "higher", "dB", output="mask"),
+            figure("angle", 2.0, "lower", "degrees"))
