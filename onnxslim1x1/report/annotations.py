@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from onnxslim1x1.report.outcome import Outcome, judgement
-from onnxslim1x1.report.validation import verdict_line
+from onnxslim1x1.report.validation import verdict_lines
 
 _MOST_LAYERS = 5  # of an annotation's kind, GitHub shows ten for a step
 
@@ -26,7 +26,7 @@ def annotation_lines(outcome: Outcome) -> Iterator[str]:
     if outcome.unchanged is not None:
         yield _command("notice", title, f"unchanged: {outcome.unchanged}")
     elif outcome.report is not None:
-        yield _command("notice", title, verdict_line(outcome.report))
+        yield _command("notice", title, "\n".join(verdict_lines(outcome.report)))
 
 
 def _command(kind: str, title: str, message: str) -> str:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from onnxslim1x1.report.outcome import Outcome, judgement
-from onnxslim1x1.report.validation import verdict_line
+from onnxslim1x1.report.validation import verdict_lines
 from onnxslim1x1.runtime.verdict import Gate
 
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, 2.2
@@ -33,7 +33,7 @@ def _properties(outcome: Outcome) -> dict[str, str]:
     found = {"original": outcome.original, "rewritten": outcome.rewritten or ""}
     if outcome.report is not None:
         found |= {"data": outcome.report.data, "images": str(outcome.report.images),
-                  "latency": verdict_line(outcome.report)}
+                  "latency": "\n".join(verdict_lines(outcome.report))}
     return found | {f"warning {number}": text for number, text in enumerate(outcome.warnings, 1)}
 
 

@@ -8,7 +8,7 @@ from onnxslim1x1.report.markdown import plain, table
 from onnxslim1x1.report.outcome import Outcome, judgement
 from onnxslim1x1.report.slimming import layer_table
 from onnxslim1x1.report.style import named_table
-from onnxslim1x1.report.validation import before_and_after, verdict_line
+from onnxslim1x1.report.validation import before_and_after, verdict_lines
 from onnxslim1x1.runtime.verdict import Gate
 
 _WIDTH = 400  # pages scroll
@@ -19,7 +19,7 @@ def summary_text(outcome: Outcome) -> str:
     sign = "✅" if outcome.passed else "❌"
     parts = [f"## {sign} {plain(outcome.title)}", _models(outcome)]
     if outcome.report is not None:
-        parts += [plain(verdict_line(outcome.report)), table(before_and_after(outcome.report)),
+        parts += [*map(plain, verdict_lines(outcome.report)), table(before_and_after(outcome.report)),
                   "\n".join(f"* {plain(m.name)}: {plain(m.reason)} ({m.code})" for m in outcome.report.mismatches)]
     parts += [_gates(outcome.gates), _layers(outcome), _bullets(outcome.warnings)]
     return "\n\n".join(filter(None, parts)) + "\n"
