@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,7 @@ _MAKER = "onnxslim1x1 validate --update-baseline"
 _FILES = FileKind(noun="baseline", maker=_MAKER, again="record it again", version=BASELINE_SCHEMA_VERSION,
                   error=BaselineError)
 _SUFFIX = "_of_baseline"
+_SNR = "snr_db"
 _BEST_SNR_DB = 60.0  # an error of 1e-3: what is better differs from machine to machine, and nobody notices
 
 
@@ -177,8 +180,9 @@ def _figures(report: ValidationReport) -> tuple[RecordedFigure, ...]:
     names = [f.name for f in report.figures]
     for f in report.figures:
         name = f.name if names.count(f.name) == 1 else f"{f.name}[{f.output}]"
-        found.append(RecordedFigure(name=name, value=f.value if f.rewritten is None else f.rewritten, better=f.better,
-                                    unit=f.unit))
+        value = f.value if f.rewritten is None else f.rewritten
+        if not math.isnan(value):
+            found.append(RecordedFigure(name=name, value=_finite(value, f.unit), better=f.better, unit=f.unit))
     classes = report.classification
     if classes is not None and not found:
         values: tuple[tuple[str, float | None, Better, str], ...] = (
@@ -186,9 +190,16 @@ def _figures(report: ValidationReport) -> tuple[RecordedFigure, ...]:
             ("agreement", classes.agreement, "higher", ""), ("kl", classes.kl, "lower", "nats"))
         found += [RecordedFigure(name=name, value=value, better=better, unit=unit)
                   for name, value, better, unit in values if value is not None]
-    found += [RecordedFigure(name=f"snr_db[{d.name}]", value=max(min(d.snr_db, _BEST_SNR_DB), -_BEST_SNR_DB),
-                             better="higher", unit="dB") for d in report.outputs]
+    if _SNR not in names:  # else it is among the figures already
+        found += [RecordedFigure(name=f"{_SNR}[{d.name}]", value=_finite(d.snr_db, "dB"), better="higher", unit="dB")
+                  for d in report.outputs]
     return tuple(found)
+
+
+def _finite(value: float, unit: str) -> float:
+    """A value that JSON can hold: identical outputs have an infinite signal-to-noise ratio."""
+    most = _BEST_SNR_DB if unit == "dB" else sys.float_info.max
+    return max(min(value, most), -most)
 
 
 # ---- comparing with one ----

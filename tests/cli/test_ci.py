@@ -13,6 +13,7 @@ from junitparser import JUnitXml
 from onnxslim1x1.cli import main as cli_main
 from onnxslim1x1.runtime import validate as runtime_validate
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
+from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.search import pipeline
 
 TEXT = """
@@ -61,6 +62,8 @@ def speed(monkeypatch):
         monkeypatch.setattr(runtime_validate, "compare_models", lambda *_args, **_options: measured(speedup))
 
     set_speed(2.0)
+    monkeypatch.setattr(runtime_validate, "measure_footprint", lambda *_args, file_bytes: Footprint(
+        load_s=0.02, arena_bytes=3_000_000, resident_bytes=9_000_000, file_bytes=file_bytes, denormal_slowdown=1.0))
     monkeypatch.setattr(pipeline, "compare_chain", lambda *_args, **_options: 2.0)
     return set_speed
 

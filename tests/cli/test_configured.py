@@ -114,7 +114,8 @@ def test_every_setting_reaches_its_command(name, key, seen):
     written(f"[{name}]\n{key} = {text}\n" + "".join(f'{k} = "{v}"\n' for k, v in needed.items()))
     run(name)
     assert seen[setting.name] == value
-    if setting.top_key:
+    same = shared().get(setting.key, setting).kind == setting.kind  # validate takes several numbers of threads
+    if setting.top_key and same:
         written(f"{setting.top_key} = {text}\n[{name}]\n" + "".join(f'{k} = "{v}"\n' for k, v in needed.items()))
         run(name)
         assert seen[setting.name] == value
