@@ -24,5 +24,8 @@ onnxslim1x1 validate --threads 1 --time 1 "$models/digits_googlenet.onnx" slim.o
 rm onnxslim1x1.toml
 python -c "import onnxslim1x1, pathlib; assert 'site-packages' in onnxslim1x1.__file__; \
 package = pathlib.Path(onnxslim1x1.__file__).parent; assert (package / 'py.typed').exists(); \
-assert all((package / 'schemas' / f'{name}.schema.json').exists() for name in ('plan', 'analysis', 'baseline', 'config')); assert all((package / 'report' / 'web' / name).exists() for name in ('page.css', 'page.js', 'page.html.jinja'))"
+assert all((package / 'schemas' / f'{name}.schema.json').exists() \
+           for name in ('plan', 'analysis', 'validation', 'baseline', 'config')); \
+assert all((package / 'report' / 'web' / name).exists() \
+           for name in ('page.css', 'page.js', 'base.html.jinja', 'analysis.html.jinja'))"
 echo "$(basename "$wheel") installs and runs outside of the checkout"

@@ -10,6 +10,7 @@ import pytest
 
 CODE = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who runs the tests in the background ignores
 from onnxslim1x1.cli import entry, main
 main.main = lambda: {}
 entry.run()
