@@ -34,15 +34,20 @@ class Moments:
     covariance: NDArray[np.floating[Any]]
     count: int
 
-    def regularized(self) -> Matrix:
-        """Covariance in float64 with a ridge of 1e-5 to 1e-3 of the mean variance.
+    @property
+    def variance(self) -> float:
+        """Mean variance, tr(covariance) / d, or 1e-30 if that is less."""
+        return max(float(np.trace(self.covariance)) / len(self.mean), 1e-30)
+
+    def regularized(self, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
+        """Covariance with a ridge of 1e-5 to 1e-3 of the mean variance.
 
         The ridge keeps a least-squares fit stable and exact at full rank; it grows when fewer than ten patches were
         seen per dimension.
         """
         dimension = len(self.mean)
         scarcity = min(1.0, 10.0 * dimension / max(self.count, 1))
-        return self._ridged(1e-5 + 1e-3 * scarcity)
+        return self._ridged(1e-5 + 1e-3 * scarcity, dtype)
 
     def shrunk(self) -> Moments:
         """Moments with ``d / count`` of the mean variance added to all variances.
@@ -54,11 +59,9 @@ class Moments:
         ridged = self._ridged(len(self.mean) / max(self.count, 1))
         return Moments(mean=self.mean, covariance=ridged.astype(np.float32), count=self.count)
 
-    def _ridged(self, ridge: float) -> Matrix:
-        dimension = len(self.mean)
-        variance = max(float(np.trace(self.covariance)) / dimension, 1e-30)
-        ridged = self.covariance.astype(np.float64)
-        ridged[np.diag_indices(dimension)] += variance * ridge
+    def _ridged(self, ridge: float, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
+        ridged = self.covariance.astype(dtype)
+        ridged[np.diag_indices(len(ridged))] += self.variance * ridge
         return ridged
 
     def merged(self, other: Moments) -> Moments:

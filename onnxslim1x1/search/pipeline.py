@@ -213,13 +213,13 @@ def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None,
     """The bench with statistics and sensitivities, and what judges on held-out images."""
     block = channel_block(options.provider)
     fitted = _reachable(subject, budget, block)
-    bench = workbench(subject, fitted, data, options, weighed=fitted)
+    bench = workbench(subject, fitted, data, options, weighed=fitted, drafts=budget.max_error is None)
     if data is None:
         return bench, None
     model = subject.prepared.model
     judge = HeldOutLoss(model, data.judging, threads=options.threads)
     if budget.max_drop is not None or budget.has_target:
-        shelf = judged_shelf(subject, data, options)
+        shelf = judged_shelf(subject, data, options).at(drafts=budget.max_error is None)
         layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]
         with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
             measure_sensitivities(bench, layers, judge.along(model, Path(folder)), shelf=shelf,
@@ -289,7 +289,7 @@ def _reachable(subject: Subject, budget: Budget, block: int) -> list[Layer]:
 
 
 def workbench(subject: Subject, fitted: Sequence[Layer], data: Calibration | None, options: RunOptions, *,
-              weighed: Sequence[Layer] = ()) -> Workbench:
+              weighed: Sequence[Layer] = (), drafts: bool = False) -> Workbench:
     """Workbench of all layers, with statistics for those in `fitted` and output weightings for those in `weighed`.
 
     Raises:
@@ -306,7 +306,7 @@ def workbench(subject: Subject, fitted: Sequence[Layer], data: Calibration | Non
             weightings = weightings_of(model, weighed, data.weighing, shapes=subject.shapes.tensors, shelf=shelf,
                                        options=options)
     return Workbench(model, subject.layers, block=channel_block(options.provider), moments=moments,
-                     weightings=weightings)
+                     weightings=weightings, drafts=drafts)
 
 
 def factors_of(plan: RewritePlan, bench: Workbench, data: Calibration | None,

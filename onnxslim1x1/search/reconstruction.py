@@ -103,6 +103,11 @@ def symmetric(bench: Workbench, layers: Sequence[PlannedLayer]) -> dict[str, Fac
     return {p.layer: bench.factors(p.layer, p.strategy, p.ranks) for p in layers}
 
 
+def judged(layers: Sequence[PlannedLayer], plain: Mapping[str, Factorization]) -> tuple[PlannedLayer, ...]:
+    """Planned layers with the errors of their factors from statistics; what chose them may have been a draft."""
+    return tuple(replace(p, error=plain[p.layer].error) for p in layers)
+
+
 def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches, judge: Judge, *,
                 settings: FitSettings | None = None) -> Reconstruction:
     """Factors for planned layers, convolutions fitted anew where that serves held-out images.
@@ -123,6 +128,7 @@ def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
     """
     plain = symmetric(bench, layers)
     before = judge(assembled(bench, plain))
+    layers = judged(layers, plain)
     kept = Reconstruction(layers=tuple(replace(p, refit=None) for p in layers), factors=plain, loss=before)
     walk = _Walk(bench, layers, plain, settings or FitSettings(), judge=judge, loss=before)
     if not walk.pending:

@@ -68,12 +68,13 @@ def _study(bench: Workbench, layer: Layer, judge: Judge) -> dict[str, Any]:
 def _without_weighting(bench: Workbench, layer: Layer, judge: Judge,
                        kept: tuple[list[Candidate], list[float]]) -> tuple[list[Candidate], list[float]]:
     """The same swaps without the weighting if the strong one is better then, else `kept`, weighting included."""
-    weighting = bench.forget_weighting(layer)
+    table, weighting = bench.table(layer), bench.forget_weighting(layer)
     probes = _probes(bench.candidates(layer), layer)
     strong = _swap(bench, layer, probes[-1], judge)
     if strong < kept[1][-1]:
         return probes, [*(_swap(bench, layer, probe, judge) for probe in probes[:-1]), strong]
     bench.restore_weighting(layer, weighting)
+    bench.adopt(layer, table, weighted=True)
     return kept
 
 
@@ -91,5 +92,5 @@ def _probes(candidates: Sequence[Candidate], layer: Layer) -> list[Candidate]:
 
 def _swap(bench: Workbench, layer: Layer, candidate: Candidate, judge: Judge) -> float:
     edit = GraphEdit(bench.model)
-    replace_layer(edit, layer, bench.factors(layer.name, candidate.strategy, candidate.ranks).factors)
+    replace_layer(edit, layer, bench.trial(candidate).factors)
     return judge(edit.result(), layer)

@@ -16,7 +16,15 @@ from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, Promise, SkippedLayer
 from onnxslim1x1.search.planner import Planner
-from onnxslim1x1.search.reconstruction import FitSettings, Judge, Reconstruction, assembled, reconstruct, symmetric
+from onnxslim1x1.search.reconstruction import (
+    FitSettings,
+    Judge,
+    Reconstruction,
+    assembled,
+    judged,
+    reconstruct,
+    symmetric,
+)
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvFactor, ConvSpec, Factorization
 from onnxslim1x1.strategies import by_name
@@ -252,7 +260,8 @@ class Solver:
     def _fit(self, chosen: Chosen, settings: FitSettings) -> Reconstruction:
         layers = self._planner.selection(chosen).layers
         if self._fitting is None or self._held_out is None:
-            return Reconstruction(layers=layers, factors=symmetric(self._bench, layers))
+            plain = symmetric(self._bench, layers)
+            return Reconstruction(layers=judged(layers, plain), factors=plain)
         return reconstruct(self._bench, layers, self._fitting, self._held_out.loss, settings=settings)
 
 

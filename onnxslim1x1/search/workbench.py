@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from onnxslim1x1.search.loss import LossModel
 from onnxslim1x1.spec import Factorization, Ineligible, Ints, LayerSpectra
 from onnxslim1x1.strategies import Decomposition, Strategy, by_name
 from onnxslim1x1.strategies.redundancy import layer_spectra
+
+T = TypeVar("T")
 
 _MOST_HELD = 1 << 24  # parameters of the layers whose decompositions are held at once, without data
 
@@ -41,32 +43,36 @@ class Workbench:
         layers: by name, in graph order.
         block: channel block; ranks are multiples of it.
         loss_models: how the predicted loss of a layer maps to the measured one, by name.
+
+    Args:
+        drafts: make the tables of layers whose inputs are known in single precision, which takes half the time.
     """
 
     def __init__(self, model: Model, layers: Sequence[Layer], *, block: int,
                  moments: Mapping[str, Moments] | None = None,
-                 weightings: Mapping[str, OutputWeighting] | None = None) -> None:
+                 weightings: Mapping[str, OutputWeighting] | None = None, drafts: bool = False) -> None:
         self.model = model
         self.layers = {layer.name: layer for layer in layers}
         self.block = block
         self.loss_models: dict[str, LossModel] = {}
         self._moments = moments or {}
         self._weightings = dict(weightings or {})
+        self._drafts, self._exact = drafts, set[str]()
         self._constants = constants(model)
-        self._decompositions: dict[tuple[str, str], Decomposition] = {}
+        self._decompositions: dict[tuple[str, str, bool], Decomposition] = {}
         self._tables: dict[str, tuple[Row, ...]] = {}
 
     def families(self, layer: Layer) -> tuple[Strategy, ...] | Ineligible:
         """Families that can serve a layer with a rank worth trying, or why none can."""
         return layer.ineligible or eligible_families(layer.spec, self.block, data=layer.output in self._moments)
 
-    def decomposition(self, layer: Layer, strategy: Strategy) -> Decomposition:
-        """Decomposition of a layer by a family.
+    def decomposition(self, layer: Layer, strategy: Strategy, *, draft: bool = False) -> Decomposition:
+        """Decomposition of a layer by a family, in single precision if it is a `draft`.
 
         Raises:
             ModelError: the weights cannot be read, or are not finite.
         """
-        key = (layer.name, strategy.name)
+        key = (layer.name, strategy.name, draft)
         if key not in self._decompositions:
             # each holds its weights in double precision, and with data matrices as large as the statistics
             held = sum(self.layers[name].spec.params for name in {k[0] for k in self._decompositions} | {layer.name})
@@ -74,8 +80,17 @@ class Workbench:
                 self._decompositions = {k: v for k, v in self._decompositions.items() if k[0] == layer.name}
             self._decompositions[key] = strategy.decompose(
                 layer.spec, self.weight(layer), self.bias(layer), self._moments.get(layer.output),
-                self.weighting(layer))
+                self.weighting(layer), draft=draft)
         return self._decompositions[key]
+
+    def _roughly(self, layer: Layer, strategy: Strategy, use: Callable[[Decomposition], T]) -> T:
+        """What is made of a draft, or of the exact decomposition where drafts are not wanted or cannot be made."""
+        if self._drafts and layer.output in self._moments and layer.name not in self._exact:
+            try:
+                return use(self.decomposition(layer, strategy, draft=True))
+            except np.linalg.LinAlgError:
+                self._exact.add(layer.name)
+        return use(self.decomposition(layer, strategy))
 
     def least_error(self, layer: Layer, *, enough: float) -> float:
         """Lower bound of the error of all families and ranks worth trying, where it is at least `enough`; else 0.
@@ -174,8 +189,8 @@ class Workbench:
         self._tables[layer.name] = tuple(table)
 
     def _row(self, layer: Layer, strategy: Strategy, ranks: Ints) -> Row:
-        found = self.decomposition(layer, strategy)
-        return Row(strategy=strategy.name, ranks=ranks, error=found.error(ranks), loss=found.loss(ranks))
+        error, loss = self._roughly(layer, strategy, lambda found: (found.error(ranks), found.loss(ranks)))
+        return Row(strategy=strategy.name, ranks=ranks, error=error, loss=loss)
 
     def is_weighted(self, layer: Layer) -> bool:
         """Whether the output directions of a layer are weighted."""
@@ -213,6 +228,16 @@ class Workbench:
             ModelError: as in `decomposition`.
         """
         return self.decomposition(self.layers[layer], by_name(strategy)).truncate(ranks)
+
+    def trial(self, candidate: Candidate) -> Factorization:
+        """Factors of a candidate to try it with, from a draft where those are made.
+
+        Raises:
+            RankError: a rank is out of range.
+            ModelError: as in `decomposition`.
+        """
+        return self._roughly(self.layers[candidate.layer], by_name(candidate.strategy),
+                             lambda found: found.truncate(candidate.ranks))
 
     def _values(self, name: str, layer: Layer) -> NDArray[Any]:
         values = self.model.array(self._constants[name])

@@ -87,7 +87,8 @@ class Strategy(Protocol):
         ...
 
     def decompose(self, spec: ConvSpec, weight: Array, bias: Array | None = None,
-                  statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> Decomposition:
+                  statistics: Moments | None = None, weighting: OutputWeighting | None = None, *,
+                  draft: bool = False) -> Decomposition:
         """Do the work that all ranks share.
 
         Args:
@@ -97,6 +98,11 @@ class Strategy(Protocol):
             statistics: moments of the input patches (see `patch_matrix` for their order), or None for a
                 factorisation of the weights alone.
             weighting: how much the loss depends on each output direction, or None for equally.
+            draft: whether single precision will do, which takes half the time: good to choose by. Errors are then
+                told from 0.003 on.
+
+        Raises:
+            numpy.linalg.LinAlgError: the statistics are too ill-conditioned for a draft.
         """
         ...
 

@@ -68,10 +68,11 @@ class Family:
         return divided_chain(spec, self.groups(spec), ranks)
 
     def decompose(self, spec: ConvSpec, weight: Array, bias: Array | None = None,
-                  statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> Decomposition:
+                  statistics: Moments | None = None, weighting: OutputWeighting | None = None, *,
+                  draft: bool = False) -> Decomposition:
         """See `onnxslim1x1.strategies.base.Strategy.decompose`."""
-        return _Chain(self, shared_work(spec, weight, bias=bias, statistics=statistics, weighting=weighting))
-
+        return _Chain(self, shared_work(spec, weight, bias=bias, statistics=statistics, weighting=weighting,
+                                        draft=draft))
 
     def least_error(self, spec: ConvSpec, weight: Array, rank: int, *, enough: float) -> float:
         """Lower bound of the relative error from the weights alone; 0 for chains with more than one seam."""
@@ -91,9 +92,9 @@ class Work:
     """
 
     def __init__(self, spec: ConvSpec, weight: Array, *, bias: Array | None, statistics: Moments | None,
-                 weighting: OutputWeighting | None) -> None:
+                 weighting: OutputWeighting | None, draft: bool) -> None:
         self.weight = weight
-        self.problem = LayerProblem(spec, weight, bias, statistics=statistics, weighting=weighting)
+        self.problem = LayerProblem(spec, weight, bias, statistics=statistics, weighting=weighting, draft=draft)
         self._given = (statistics, weighting)
         self._first: dict[Ints, Seam] = {}
 
@@ -105,21 +106,21 @@ class Work:
         return known
 
 
-_works: WeakValueDictionary[tuple[ConvSpec, int, int], Work] = WeakValueDictionary()
+_works: WeakValueDictionary[tuple[ConvSpec, int, int, bool], Work] = WeakValueDictionary()
 
 
 def shared_work(spec: ConvSpec, weight: Array, *, bias: Array | None, statistics: Moments | None,
-                weighting: OutputWeighting | None) -> Work:
+                weighting: OutputWeighting | None, draft: bool = False) -> Work:
     """The work on a layer that the decomposition of another family still holds, or a new one.
 
     Statistics and weighting are the same if they are the same objects: a work holds them, so that no other object takes
     their identity as long as it lives.
     """
-    key = (spec, id(statistics), id(weighting))
+    key = (spec, id(statistics), id(weighting), draft)
     known = _works.get(key)
     if known is not None and np.array_equal(known.weight, weight) and known.problem.has_bias(bias):
         return known
-    work = _works[key] = Work(spec, weight, bias=bias, statistics=statistics, weighting=weighting)
+    work = _works[key] = Work(spec, weight, bias=bias, statistics=statistics, weighting=weighting, draft=draft)
     return work
 
 
@@ -174,6 +175,7 @@ class _Chain:
             behind = seam.composed(front, behind)
         composed = behind.reshape(len(behind), -1)
         rel_error, output_rel_error = problem.errors(composed, seams[-1].kept[used[-1]])
+        kernels[-1] = kernels[-1] * problem.scale
         factors = self._factors(ranks, used, kernels=kernels, bias=problem.shifted_bias(composed))
         return Factorization(strategy=self._family.name, ranks=ranks, factors=factors, rel_error=rel_error,
                              output_rel_error=output_rel_error)

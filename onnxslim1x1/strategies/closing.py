@@ -48,7 +48,7 @@ class Closing:
         """||W L u||^2 = energy * ||R^-1 q||^2, summed for every rank; needs no eigenvectors without a weighting."""
         if self._stage.weighting is None:
             return cumulated(self.energies)
-        lengths = (self._up**2).sum(axis=0)
+        lengths = (self._up**2).sum(axis=0, dtype=np.float64)
         return cumulated(self.energies * lengths if self._tall else lengths)
 
     @cached_property

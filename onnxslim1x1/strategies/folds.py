@@ -105,7 +105,8 @@ class Fold:
         return self._summed(self._stage.weighted(self.solution.reached.T).T)
 
     def _summed(self, reached: Matrix) -> list[float]:
-        return cumulated((reached**2).sum(axis=1).reshape(-1, self._blocks.positions).sum(axis=1))
+        energies = np.einsum("ij,ij->i", reached, reached).astype(np.float64)
+        return cumulated(energies.reshape(-1, self._blocks.positions).sum(axis=1))
 
     def front(self, rank: int) -> Matrix:
         """A (r, B)."""
@@ -140,7 +141,7 @@ def _rotated_rows(directions: Matrix, rows: Matrix) -> Matrix:
 def _rotated(directions: Matrix, covariance: Matrix) -> Matrix:
     """At S At^T (r*P, r*P), ordered by direction, then position; half of the products follow from the symmetry."""
     (rank, size), positions = directions.shape, len(covariance)
-    rotated = np.empty((rank, positions, rank, positions))
+    rotated = np.empty((rank, positions, rank, positions), dtype=covariance.dtype)
     for p in range(positions):
         half = directions @ covariance[p, :, : p + 1].reshape(size, -1)  # (r, (p+1)*B)
         block = (half.reshape(-1, size) @ directions.T).reshape(rank, p + 1, rank).transpose(0, 2, 1)

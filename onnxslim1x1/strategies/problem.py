@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import numpy as np
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from onnxslim1x1.linalg.moments import Moments
     from onnxslim1x1.linalg.weighting import OutputWeighting
 
-Matrix = NDArray[np.float64]
+Matrix = NDArray[np.floating[Any]]
+
+_LEAST_OF_DRAFT = 3e-3  # relative error: what single precision can tell from none
 
 
 class Stage:
@@ -67,26 +69,45 @@ class Stage:
         """R^-1 rows, for rows (O, m)."""
         if self.weighting is None:
             return rows
-        solved: Matrix = np.linalg.solve(self.weighting, rows).astype(np.float64)
+        solved: Matrix = np.linalg.solve(self.weighting, rows)
         return solved
 
 
 class LayerProblem(Stage):
     """The whole layer: weights, covariance of the patches and weighting of the outputs.
 
+    A draft is the same problem in single precision, with W, S and R scaled so that no product leaves its range.
+
     Attributes:
         spec: the layer.
         bias: (O,).
         mean: of the patches (n*C,).
+        scale: what W has to be multiplied by, 1 but in a draft.
     """
 
     def __init__(self, spec: ConvSpec, weight: Array, bias: Array | None = None, *,
-                 statistics: Moments | None = None, weighting: OutputWeighting | None = None) -> None:
+                 statistics: Moments | None = None, weighting: OutputWeighting | None = None,
+                 draft: bool = False) -> None:
+        root = None if weighting is None else weighting.root()
+        matrix: Matrix = patch_matrix(weight)
+        self.scale, self._unit, self._least = 1.0, 1.0, 0.0
+        self._draft: Matrix | None = None
+        if draft:
+            self.scale, self._least = _magnitude(matrix), _LEAST_OF_DRAFT
+            self._unit = self.scale**2
+            matrix = (matrix / self.scale).astype(np.float32)
+            if root is not None:
+                self._unit *= _magnitude(root) ** 2
+                root = (root / _magnitude(root)).astype(np.float32)
+            if statistics is not None:
+                self._unit *= statistics.variance
+                self._draft = statistics.regularized(np.float32)
+                self._draft *= np.float32(1 / statistics.variance)
         super().__init__(spec.kernel, spec.in_channels, outputs=spec.out_channels, data=statistics is not None,
-                         weighting=None if weighting is None else weighting.root())
+                         weighting=root)
         self.spec = spec
         self.bias = np.zeros(spec.out_channels) if bias is None else np.asarray(bias, dtype=np.float64)
-        self._matrix: Matrix = patch_matrix(weight)
+        self._matrix = matrix
         self._statistics = statistics
         self._covariance: ref[Matrix] | None = None
         self.mean = np.zeros(spec.patch) if statistics is None else np.asarray(statistics.mean, np.float64)
@@ -102,8 +123,8 @@ class LayerProblem(Stage):
 
     def covariance(self) -> Matrix | None:
         """S with a ridge, which makes fits stable, and exact at full rank; None without data."""
-        if self._statistics is None:
-            return None
+        if self._statistics is None or self._draft is not None:
+            return self._draft
         known = self._covariance() if self._covariance else None  # large: kept only as long as somebody works with it
         if known is None:
             known = self._statistics.regularized()
@@ -136,7 +157,8 @@ class LayerProblem(Stage):
 
     def error(self, kept: float) -> float:
         """Relative output error sqrt(1 - kept / tr[W S W^T]) when a chain reproduces the energy `kept`."""
-        return math.sqrt(max(self.energy - kept, 0.0) / self.energy) if self.energy > 0 else 0.0
+        found = math.sqrt(max(self.energy - kept, 0.0) / self.energy) if self.energy > 0 else 0.0
+        return max(found, self._least)
 
     def loss(self, kept: float) -> float:
         """Predicted loss (tr[R W S W^T R] - kept) / 2 for the weighted energy `kept`.
@@ -145,7 +167,7 @@ class LayerProblem(Stage):
         """
         lost = max(self.weighted_energy - kept, 0.0)
         if self.weighting is not None:
-            return lost / 2
+            return lost / 2 * self._unit
         return lost / self.weighted_energy if self.weighted_energy > 0 else 0.0
 
     def errors(self, composed: Matrix, kept: float) -> tuple[float, float | None]:
@@ -158,5 +180,10 @@ class LayerProblem(Stage):
 
     def shifted_bias(self, composed: Matrix) -> NDArray[np.float64]:
         """Best bias behind a composed kernel, b + (W - F) mean."""
-        shifted: NDArray[np.float64] = self.bias + (self.matrix - composed) @ self.mean
+        shifted: NDArray[np.float64] = self.bias + self.scale * ((self.matrix - composed) @ self.mean)
         return shifted
+
+
+def _magnitude(values: Matrix) -> float:
+    """Largest absolute value, or 1 if there is nothing but zeros."""
+    return float(max(values.max(initial=0), -values.min(initial=0))) or 1.0

@@ -142,4 +142,4 @@ def _rounded(symmetric: Matrix) -> tuple[NDArray[Any], float]:
 
 def cumulated(energies: Matrix) -> list[float]:
     """Sum of the leading energies, for every number of them from 0 on."""
-    return [0.0, *energies.cumsum().tolist()]
+    return [0.0, *energies.cumsum(dtype=np.float64).tolist()]

@@ -105,6 +105,14 @@ def test_a_weighting_that_misjudges_stays_only_where_it_is_still_better(without,
         assert bench.candidates(layer) == bench_of().candidates(bench_of().layers["a"])
 
 
+def test_a_weighting_that_stays_keeps_its_table():
+    bench = bench_of(weighted="a")
+    layer = bench.layers["a"]
+    table = bench.table(layer)
+    measure_sensitivities(bench, [layer], Judge([0.5e6, 1e6, 2e6]))
+    assert bench.table(layer)[0] is table[0]  # not made again
+
+
 # ---- what is kept for the next run ----
 
 @pytest.fixture

@@ -191,6 +191,44 @@ def test_with_statistics_only_one_layer_at_a_time_is_decomposed():
     assert bench.decomposition(y, REDUCE) is not late
 
 
+def drafting(bench, **changes):
+    return Workbench(bench.model, tuple(bench.layers.values()), block=4, drafts=True, **changes)
+
+
+def test_drafts_serve_the_tables_of_layers_whose_inputs_are_known():
+    moments = {"a": statistics(180)}
+    exact, rough = opened(moments=moments), drafting(opened(), moments=moments)
+    a, y = (exact.layers[n] for n in "ay")
+    assert rough.table(y) == exact.table(y)  # without data nothing is gained
+    for have, want in zip(rough.table(a), exact.table(a), strict=True):
+        assert (have.strategy, have.ranks) == (want.strategy, want.ranks)
+        assert have.error == pytest.approx(want.error, rel=0.01, abs=3e-3)
+    assert [r.error for r in rough.table(a)] != [r.error for r in exact.table(a)]
+    candidate = rough.candidates(a)[2]
+    for made, want, tried in zip(*(f.factors for f in (
+            rough.factors("a", candidate.strategy, candidate.ranks),
+            exact.factors("a", candidate.strategy, candidate.ranks), rough.trial(candidate))), strict=True):
+        np.testing.assert_array_equal(made.weight, want.weight)  # what is written is exact all the same
+        assert not np.array_equal(tried.weight, want.weight)
+        np.testing.assert_allclose(np.linalg.norm(tried.weight), np.linalg.norm(want.weight), rtol=0.01)
+
+
+def test_statistics_too_ill_conditioned_for_a_draft_get_the_exact_work(monkeypatch):
+    moments = {"a": statistics(180)}
+    exact, rough = opened(moments=moments), drafting(opened(), moments=moments)
+    plain, asked = rough.decomposition, []
+
+    def failing(layer, strategy, *, draft=False):
+        asked.append(draft)
+        if draft:
+            raise np.linalg.LinAlgError
+        return plain(layer, strategy)
+
+    monkeypatch.setattr(rough, "decomposition", failing)
+    assert rough.table(rough.layers["a"]) == exact.table(exact.layers["a"])
+    assert asked.count(True) == 1  # and it is not tried again
+
+
 def test_tables_stay_when_decompositions_go(monkeypatch):
     bench = weighed()
     a, y = (bench.layers[n] for n in "ay")

@@ -248,6 +248,43 @@ def test_the_output_error_is_what_onnxruntime_shows_on_the_same_images(family, n
     assert factorization.output_rel_error == pytest.approx(measured, rel=0.02)
 
 
+# (c) drafts
+
+DRAFT_LEAST = 3e-3  # what single precision can tell from no error
+
+
+def given(name, *, size, weighted):
+    """Weights and weighting of a layer, scaled as if its units were others."""
+    case, weighting = case_of(name), weighting_of(name)
+    scaled = OutputWeighting(covariance=weighting.covariance / size) if weighted else None
+    return case.spec, case.weight.astype(np.float64) * size, None, statistics_of(name), scaled
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-25, 1e25])
+@pytest.mark.parametrize("weighted", [False, True])
+@EVERY_CASE
+def test_a_draft_tells_what_the_exact_work_does(family, name, weighted, size):
+    problem = given(name, size=size, weighted=weighted)
+    exact, draft = family.decompose(*problem), family.decompose(*problem, draft=True)
+    for ranks in rank_ladder(family, problem[0]):
+        error = exact.error(ranks)
+        assert draft.error(ranks) == pytest.approx(max(error, DRAFT_LEAST), rel=0.02, abs=1e-3)
+        if error > 0.1:
+            assert draft.loss(ranks) == pytest.approx(exact.loss(ranks), rel=1e-3)
+            made, want = (composed(x.truncate(ranks).factors, problem[0]) for x in (draft, exact))
+            assert np.linalg.norm(made - want) <= 0.02 * np.linalg.norm(want)  # nothing is left of the tiniest
+
+
+@EVERY_CASE
+def test_the_bias_of_a_draft_is_in_the_units_of_the_layer(family, name):
+    spec, weight, _, statistics, _ = given(name, size=50.0, weighted=False)
+    bias, ranks = np.linspace(-2, 3, spec.out_channels), middle_ranks(family, spec)
+    made, want = (family.decompose(spec, weight, bias, statistics, draft=draft).truncate(ranks).factors[-1].bias
+                  for draft in (True, False))
+    if want is not None:
+        np.testing.assert_allclose(made, want, atol=1e-3 * np.abs(weight).max() * spec.patch)
+
+
 @EVERY_CASE
 def test_without_data_no_output_error_is_claimed(family, name):
     factorization = decomposition_of(family, name, data=False).truncate(middle_ranks(family, GEOMETRIES[name]))
