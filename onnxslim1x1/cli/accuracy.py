@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnxslim1x1.cli.options import GateOption
+
 if TYPE_CHECKING:
     from onnxslim1x1.runtime.validate import ValidationSettings
 
@@ -60,6 +62,7 @@ class AccuracyGates:
         help="Gate: part of images with the same class at least.")] = None
     min_snr: Annotated[float | None, typer.Option(
         help="Gate: signal-to-noise ratio of the worst output at least, in dB.")] = None
+    gate: GateOption = None
     confidence: ConfidenceOption = None
 
     def settings(self) -> ValidationSettings:
@@ -69,9 +72,10 @@ class AccuracyGates:
             OptionError: a bound makes no sense.
         """
         from onnxslim1x1.runtime.validate import Tolerance, ValidationSettings
+        from onnxslim1x1.runtime.verdict import Bound
 
         tolerance = Tolerance(max_drop=self.max_drop, min_agreement=self.min_agreement, min_snr_db=self.min_snr,
-                              confidence=self.confidence)
+                              figures=tuple(map(Bound.parse, self.gate or ())), confidence=self.confidence)
         return ValidationSettings(tolerance=tolerance, measure_latency=False)
 
 

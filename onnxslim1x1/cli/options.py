@@ -28,6 +28,8 @@ OptionalOutput = Annotated[Path | None, typer.Option(
     "--output", "-o", help="File to write (needed without --explore).", show_default=False)]
 CalibrationOption = Annotated[Path | None, typer.Option(
     help="Images to fit to, without labels: a folder, .npy or .npz.")]
+GateOption = Annotated[list[str] | None, typer.Option(
+    help="Gate on any figure that validate shows: 'psnr_db>=40', 'kl<=0.05'; repeatable.")]
 CacheOption = Annotated[Path | None, typer.Option(
     help="Folder for what is kept between runs (default: $ONNXSLIM1X1_CACHE, else the user's cache folder).")]
 Progress = Callable[[str, float], None]
@@ -265,13 +267,14 @@ class PromiseFlags:
     min_snr: Annotated[float | None, typer.Option(
         help="Gate: signal-to-noise ratio of the worst output at least, in dB.")] = None
     min_speedup: Annotated[float | None, typer.Option(help="Gate: measured speed-up at least.")] = None
+    gate: GateOption = None
     time: Annotated[float, typer.Option(help="Seconds for measuring the latency.", min=0.1)] = 5.0
 
     @property
     def given(self) -> tuple[str, ...]:
         """Options of the promises that were made."""
-        return tuple(f"--{name.replace('_', '-')}" for name in ("max_drop", "min_agreement", "min_snr", "min_speedup")
-                     if getattr(self, name, None) is not None)
+        names = ("max_drop", "min_agreement", "min_snr", "min_speedup", "gate")
+        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name, None) not in (None, []))
 
     def settings(self) -> ValidationSettings:
         """As a value of the API.
@@ -281,9 +284,11 @@ class PromiseFlags:
         """
         from onnxslim1x1.runtime.benchmark import BenchmarkSettings
         from onnxslim1x1.runtime.validate import Tolerance, ValidationSettings
+        from onnxslim1x1.runtime.verdict import Bound
 
         tolerance = Tolerance(max_drop=getattr(self, "max_drop", None), min_agreement=self.min_agreement,
-                              min_snr_db=self.min_snr, min_speedup=self.min_speedup)
+                              min_snr_db=self.min_snr, min_speedup=self.min_speedup,
+                              figures=tuple(map(Bound.parse, self.gate or ())))
         return ValidationSettings(tolerance=tolerance, benchmark=BenchmarkSettings(budget_s=self.time))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _TARGETS = ("target_macs", "target_params", "target_speedup")
-_GATES = ("min_agreement", "min_snr", "min_speedup")
+_GATES = ("min_agreement", "min_snr", "min_speedup", "gate")
 _PIXELS = ("mean", "std", "scale", "resize", "crop", "layout", "channel_order")
 _PROOF = ("data", "labels", *_GATES, "junit", "summary", "sarif")
 

@@ -98,6 +98,7 @@ def _gates(seen: Look | None, places: Places) -> list[str]:
             "# min-snr = 20.0          # of the worst output, in dB" if scores else
             "min-snr = 10.0            # of the worst output, in dB",
             "# min-speedup = 1.1       # measured",
+            "# gate = [\"kl<=0.05\"]     # any figure that validate shows",
             "# What later exports must not fall behind. Write it with: onnxslim1x1 validate --update-baseline",
             _line("baseline", "baseline.json" if places.model else None, "baseline.json")]
 

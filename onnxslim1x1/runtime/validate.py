@@ -44,7 +44,7 @@ from onnxslim1x1.runtime.session import (
     run,
 )
 from onnxslim1x1.runtime.timing import Wanted, combinations, require_batches
-from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, ValidationReport, judge
+from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, ValidationReport, judge, require_figures
 from onnxslim1x1.spec import Cost
 
 Labels = NDArray[np.int64]
@@ -145,6 +145,8 @@ def validate_models(original: Path, rewritten: Path, *, dataset: Dataset | None 
         random_inputs=dataset is None,
         footprints=_footprints(paths, sizes, feeds=found.timing_feeds, settings=chosen, progress=progress),
         **found.judged(chosen))
+    if report.figures:  # there are none of models whose outputs do not match
+        require_figures(chosen.tolerance, report.figures)
     return replace(report, gates=judge(report, chosen.tolerance))
 
 

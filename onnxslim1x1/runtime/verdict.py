@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,9 +18,73 @@ from onnxslim1x1.spec import Cost
 
 GateKind = Literal["accuracy", "latency"]
 
+_BOUND = re.compile(r"\s*([\w.-]+)\s*(>=|<=)\s*(\S+)\s*")  # name, direction, value
 _ROUNDING = 1e-12  # 1 of 100 images meets --max-drop 0.01, although 1 - 0.99 > 0.01 in floating point
 _DOUBT = 0.01  # probability that guessing is as good as the original, from which on its accuracy proves nothing
 _ABOVE_CHANCE = 0.1  # part of the way from chance to 1 that wrong preprocessing, which favours a class, hardly exceeds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bound:
+    """A promise about one figure of accuracy, of the worst output where there are several.
+
+    Attributes:
+        figure: its name, such as ``psnr_db``, ``mask_iou`` or that of a custom metric.
+        least: whether it has to be at least `value`, rather than at most.
+        value: in the unit of the figure; for a figure that each model has alone, such as ``top1``, of their difference.
+    """
+
+    figure: str
+    least: bool
+    value: float
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """From ``psnr_db>=40`` or ``kl<=0.05``.
+
+        Raises:
+            OptionError: it is not of this form.
+        """
+        found = _BOUND.fullmatch(text)
+        try:
+            value = float(found[3]) if found else math.nan
+        except ValueError:
+            value = math.nan
+        if found is None or not math.isfinite(value):
+            raise OptionError(f"--gate {text!r}: expected the name of a figure, >= or <=, and a number, such as "
+                              "'psnr_db>=40' or 'kl<=0.05'")
+        return cls(figure=found[1], least=found[2] == ">=", value=value)
+
+    def __str__(self) -> str:
+        return f"{self.figure}{'>=' if self.least else '<='}{self.value:g}"
+
+    @property
+    def gate(self) -> str:
+        """Name of the gate: ``min_psnr_db``, ``max_kl``."""
+        return f"{'min' if self.least else 'max'}_{self.figure}"
+
+    def judge(self, figures: Sequence[Figure], confidence: float | None) -> Gate:
+        """The gate: of several outputs the worst counts; without the interval that was asked for nothing is promised."""
+        ends = [(one.value if confidence is None else one.low if self.least else one.high)
+                for one in figures if one.name == self.figure]
+        known = [end for end in ends if end is not None]
+        worst = (min if self.least else max)(known) if known and len(known) == len(ends) else None
+        return replace(_gate(self.gate, self.value, worst), confidence=confidence)
+
+
+def require_figures(tolerance: Tolerance, figures: Sequence[Figure]) -> None:
+    """See that there is a figure for every bound.
+
+    Raises:
+        OptionError: one names a figure that this comparison does not have.
+    """
+    names = list(dict.fromkeys(one.name for one in figures))
+    for bound in tolerance.figures:
+        if bound.figure not in names:
+            close = difflib.get_close_matches(bound.figure, names, n=1)
+            raise OptionError(f"--gate '{bound}': this comparison has no figure {bound.figure}"
+                              + (f"; did you mean {close[0]}?" if close else "") + f" It has {', '.join(names)} (labels "
+                              "and --task add others)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +96,7 @@ class Tolerance:
         min_agreement: smallest fraction of images with the same top-1 class.
         min_snr_db: smallest signal-to-noise ratio, of the worst output.
         min_speedup: smallest measured speed-up.
+        figures: bounds of further figures of accuracy.
         confidence: of the intervals whose worse ends must meet the bounds on accuracy; None: the figures themselves.
 
     Raises:
@@ -39,6 +107,7 @@ class Tolerance:
     min_agreement: float | None = None
     min_snr_db: float | None = None
     min_speedup: float | None = None
+    figures: tuple[Bound, ...] = ()
     confidence: float | None = None
 
     def __post_init__(self) -> None:
@@ -188,6 +257,7 @@ def judge(report: ValidationReport, tolerance: Tolerance) -> tuple[Gate, ...]:
              _gate("interface", 0.0, float(len(report.mismatches))),
              _gate("finite", 0.0, float(sum(diff.nan_count_new for diff in report.outputs)))]
     gates += _bounded_gates(report, tolerance) if tolerance.confidence is not None else _point_gates(report, tolerance)
+    gates += [bound.judge(report.figures, tolerance.confidence) for bound in tolerance.figures]
     if tolerance.min_speedup is not None:
         speedup = min((one.speedup for one in report.latencies), default=None)  # the worst counts
         gates.append(_gate("min_speedup", tolerance.min_speedup, speedup, kind="latency"))

@@ -159,5 +159,7 @@ def require_gate(tolerance: Tolerance) -> None:
     Raises:
         OptionError: no promise about accuracy was made.
     """
-    if (tolerance.max_drop, tolerance.min_agreement, tolerance.min_snr_db) == (None, None, None):
-        raise OptionError("bisect: no gate that layers could break; give --max-drop, --min-agreement or --min-snr")
+    bounds = (tolerance.max_drop, tolerance.min_agreement, tolerance.min_snr_db)
+    if bounds == (None, None, None) and not tolerance.figures:
+        raise OptionError("bisect: no gate that layers could break; give --max-drop, --min-agreement, --min-snr or "
+                          "--gate")

@@ -116,6 +116,7 @@ def validate(command, rewritten, *arguments):
 FAULTS = [
     ("wrong_bias.onnx", ("--min-snr", "40"), 4, "gate min_snr_db: FAILED"),
     ("wrong_bias.onnx", ("--min-snr", "40", "--confidence", "0.95"), 4, "at 95 % confidence, bound 40)"),
+    ("wrong_bias.onnx", ("--gate", "snr_db>=40"), 4, "gate min_snr_db: FAILED"),
     ("nan.onnx", (), 4, "gate no new NaN or infinity: FAILED"),
     ("renamed.onnx", (), 4, "features: it is called maps now (renamed_output)"),
     ("missing.onnx", (), 4, "features: the rewritten model has no such output (missing_output)"),
@@ -178,12 +179,24 @@ def test_a_wrong_bias_is_found_where_it_is(command, place):
     (("--per-layer", "--plot", "e.txt"), "--plot e.txt: unknown kind of picture"),
     (("--confidence", "95"), "--confidence 95.0: must lie between 0.5 and 1"),
     (("--worst", "-2"), "--worst -2: must lie in 0..1000"),
+    (("--gate", "kl"), "--gate 'kl': expected the name of a figure"),
+    (("--gate", "kll<=1"), "--gate 'kll<=1': this comparison has no figure kll; did you mean kl?"),
 ])
 def test_wrong_options_are_one_line(options, message, command):
     found = validate(command, "model.onnx", *options)
     assert (found.code, found.out) == (2, "")
     assert found.err.startswith(f"error: {message}")
     assert found.err.count("\n") == 1
+
+
+def test_a_figure_of_ones_own_can_be_a_gate(command):
+    options = ("--metric", "cli_metrics:good", "--gate", "good>=-0.5", "--gate", "kl<=50")
+    found = validate(command, "wrong_bias.onnx", *options, "--json")
+    assert found.code == 0, found.err
+    gates = {gate["name"]: gate for gate in json.loads(found.out)["validation"]["gates"]}
+    assert (gates["min_good"]["passed"], gates["min_good"]["bound"]) == (True, -0.5)
+    assert (gates["max_kl"]["passed"], gates["max_kl"]["bound"]) == (True, 50.0)
+    assert validate(command, "wrong_bias.onnx", *options[:2], "--gate", "good>=1.5").code == 4
 
 
 def test_a_metric_that_returns_nonsense_cannot_be_used(command):

@@ -11,11 +11,11 @@ from onnxslim1x1.errors import OptionError
 from onnxslim1x1.runtime.benchmark import Latency, LatencyComparison
 from onnxslim1x1.runtime.compare import Classification, OutputDiff
 from onnxslim1x1.runtime.data import load_dataset
-from onnxslim1x1.runtime.evidence import Footprint
+from onnxslim1x1.runtime.evidence import Figure, Footprint
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.runtime.session import create_session, input_specs
 from onnxslim1x1.runtime.validate import ValidationSettings, validate_models
-from onnxslim1x1.runtime.verdict import CheckResult, Tolerance, ValidationReport, judge
+from onnxslim1x1.runtime.verdict import Bound, CheckResult, Tolerance, ValidationReport, judge, require_figures
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 
@@ -52,6 +52,46 @@ def report(classification=None, outputs=SAME, **changes):
 def test_tolerances_without_sense_are_refused(wrong):
     with pytest.raises(OptionError, match="--m"):
         Tolerance(**wrong)
+
+
+@pytest.mark.parametrize("text", ["psnr_db", "psnr_db=40", "psnr_db>40", ">=40", "a b>=1", "kl<=", "kl<=nan", "kl<=x",
+                                  "kl<=inf"])
+def test_bounds_without_sense_are_refused(text):
+    with pytest.raises(OptionError, match=f"--gate '{text}': expected the name of a figure, >= or <=, and a number"):
+        Bound.parse(text)
+
+
+def figure(name, value, low=None, high=None, output="y"):
+    return Figure(name=name, output=output, unit="", better="higher", original=None, rewritten=None, value=value,
+                  low=low, high=high, confidence=0.95, p_value=None, images=9)
+
+
+FIGURES = (figure("ssim", 0.7, 0.6, 0.8), figure("ssim", 0.9, 0.5, 0.95, "z"), figure("kl", 0.2, 0.1, 0.3),
+           figure("mine", 3.0), figure("half", 1.0, 0.9, 1.1), figure("half", 1.0, None, None, "z"))
+
+
+@pytest.mark.parametrize(("text", "confidence", "value", "passed"), [
+    ("ssim>=0.7", None, 0.7, True), ("ssim >= 0.71", None, 0.7, False),  # of two outputs the worst counts
+    ("ssim<=0.9", None, 0.9, True), ("ssim<=0.89", None, 0.9, False),
+    ("ssim>=0.5", 0.95, 0.5, True), ("ssim>=0.51", 0.95, 0.5, False), ("ssim<=0.94", 0.95, 0.95, False),
+    ("kl<=2e-1", None, 0.2, True), ("kl<=0.25", 0.95, 0.3, False), ("mine>=-1", None, 3.0, True),
+    ("mine>=-1", 0.95, None, False), ("half>=0.5", 0.95, None, False),  # without an interval nothing is promised
+])
+def test_any_figure_can_be_a_gate(text, confidence, value, passed):
+    bound = Bound.parse(text)
+    found = replace(report(), figures=FIGURES)
+    *standing, gate = judge(found, Tolerance(figures=(bound,), confidence=confidence))
+    assert [g.name for g in standing] == ["checker", "interface", "finite"]
+    assert (gate.value, gate.passed, gate.confidence, gate.kind) == (value, passed, confidence, "accuracy")
+    assert gate.name == f"{'min' if '>' in text else 'max'}_{bound.figure}"
+    assert Bound.parse(str(bound)) == bound
+
+
+def test_a_figure_that_is_not_there_is_named():
+    require_figures(Tolerance(figures=(Bound.parse("kl<=1"), Bound.parse("mine>=0"))), FIGURES)
+    with pytest.raises(OptionError, match="--gate 'sim>=0.5': this comparison has no figure sim; did you mean ssim"
+                                          r"\? It has ssim, kl, mine, half "):
+        require_figures(Tolerance(figures=(Bound.parse("kl<=1"), Bound.parse("sim>=0.5"))), FIGURES)
 
 
 def compared(speedup, **changes):
