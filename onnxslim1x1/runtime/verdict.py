@@ -64,7 +64,7 @@ class Bound:
         return f"{'min' if self.least else 'max'}_{self.figure}"
 
     def judge(self, figures: Sequence[Figure], confidence: float | None) -> Gate:
-        """The gate: of several outputs the worst counts; without the interval that was asked for nothing is promised."""
+        """The gate: of several outputs the worst counts; without the interval that was asked for none is kept."""
         ends = [(one.value if confidence is None else one.low if self.least else one.high)
                 for one in figures if one.name == self.figure]
         known = [end for end in ends if end is not None]
@@ -82,9 +82,9 @@ def require_figures(tolerance: Tolerance, figures: Sequence[Figure]) -> None:
     for bound in tolerance.figures:
         if bound.figure not in names:
             close = difflib.get_close_matches(bound.figure, names, n=1)
-            raise OptionError(f"--gate '{bound}': this comparison has no figure {bound.figure}"
-                              + (f"; did you mean {close[0]}?" if close else "") + f" It has {', '.join(names)} (labels "
-                              "and --task add others)")
+            meant = f"; did you mean {close[0]}?" if close else "."
+            raise OptionError(f"--gate '{bound}': this comparison has no figure {bound.figure}{meant} It has "
+                              f"{', '.join(names)}; labels, --task and --metric add others")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
