@@ -90,7 +90,7 @@ def test_any_figure_can_be_a_gate(text, confidence, value, passed):
 def test_a_figure_that_is_not_there_is_named():
     require_figures(Tolerance(figures=(Bound.parse("kl<=1"), Bound.parse("mine>=0"))), FIGURES)
     with pytest.raises(OptionError, match="--gate 'sim>=0.5': this comparison has no figure sim; did you mean ssim"
-                                          r"\? It has ssim, kl, mine, half "):
+                                          r"\? It has ssim, kl, mine, half; "):
         require_figures(Tolerance(figures=(Bound.parse("kl<=1"), Bound.parse("sim>=0.5"))), FIGURES)
 
 
