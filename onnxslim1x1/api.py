@@ -302,7 +302,7 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
             _write(subject.source, done, draft)
         if draft and check:
             data = check.data or calibration
-            with comparing(random=data is None):
+            with comparing(random=data is None, advice=subject.shapes.advice):
                 report = validate(source, draft, data=data, run=options, settings=_promised(check, wanted, subject))
             if unchanged is None and (unchanged := not_faster(report, wanted)):
                 copy_unchanged(subject.source, draft)

@@ -15,7 +15,7 @@ from onnxslim1x1.spec import ConvSpec, Ineligible, Ints
 ONNX, MICROSOFT = ("", "ai.onnx"), "com.microsoft"
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
-_QUANTIZED = Ineligible(code="quantized", reason="its weights are integers; rewrite the float model, then quantise it")
+QUANTIZED = Ineligible(code="quantized", reason="its weights are integers; rewrite the float model, then quantise it")
 _FUSED = Ineligible(code="fused", reason="an optimiser fused its activation into it; rewrite the model from before")
 
 Found = tuple[ConvSpec, Ineligible | None] | None
@@ -168,13 +168,13 @@ _OPERATORS: Mapping[tuple[str, str], Operator] = {
     ("", "ConvTranspose"): Operator(read=_read_conv, bias=2),
     ("", "Gemm"): Operator(read=_read_gemm, bias=2),
     ("", "MatMul"): Operator(read=_read_matmul),
-    ("", "QLinearConv"): Operator(read=_read_conv, weight=3, bias=8, refusal=_QUANTIZED),
-    ("", "ConvInteger"): Operator(read=_read_conv, refusal=_QUANTIZED),
-    ("", "QLinearMatMul"): Operator(read=_read_matmul, weight=3, refusal=_QUANTIZED),
-    ("", "MatMulInteger"): Operator(read=_read_matmul, refusal=_QUANTIZED),
-    (MICROSOFT, "QGemm"): Operator(read=_read_gemm, weight=3, bias=6, refusal=_QUANTIZED),
-    (MICROSOFT, "MatMulIntegerToFloat"): Operator(read=_read_matmul, bias=6, refusal=_QUANTIZED),
-    (MICROSOFT, "DynamicQuantizeMatMul"): Operator(read=_read_matmul, bias=4, refusal=_QUANTIZED),
+    ("", "QLinearConv"): Operator(read=_read_conv, weight=3, bias=8, refusal=QUANTIZED),
+    ("", "ConvInteger"): Operator(read=_read_conv, refusal=QUANTIZED),
+    ("", "QLinearMatMul"): Operator(read=_read_matmul, weight=3, refusal=QUANTIZED),
+    ("", "MatMulInteger"): Operator(read=_read_matmul, refusal=QUANTIZED),
+    (MICROSOFT, "QGemm"): Operator(read=_read_gemm, weight=3, bias=6, refusal=QUANTIZED),
+    (MICROSOFT, "MatMulIntegerToFloat"): Operator(read=_read_matmul, bias=6, refusal=QUANTIZED),
+    (MICROSOFT, "DynamicQuantizeMatMul"): Operator(read=_read_matmul, bias=4, refusal=QUANTIZED),
     (MICROSOFT, "FusedConv"): Operator(read=_read_conv, bias=2, refusal=_FUSED),
     (MICROSOFT, "FusedGemm"): Operator(read=_read_gemm, bias=2, refusal=_FUSED),
 }
@@ -185,7 +185,7 @@ def refusal(node: onnx.NodeProto, op: Operator, scope: Scope) -> Ineligible | No
     weight, bias = op.weight_of(node), op.bias_of(node)
     tensor = scope.constants.get(weight)
     if op.refusal is not None or scope.derived.get(weight) == "DequantizeLinear":
-        return op.refusal or _QUANTIZED
+        return op.refusal or QUANTIZED
     if weight in scope.sparse:
         return Ineligible(code="sparse_weight", reason=f"its weight {weight} is sparse; factors would not be")
     if tensor is None:

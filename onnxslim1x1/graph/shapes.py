@@ -37,6 +37,13 @@ class Shapes:
     tensors: Mapping[str, Shape]
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def advice(self) -> str:
+        """What to do if the model does not run at these shapes: nothing, unless some of them were chosen here."""
+        if not self.notes:
+            return ""
+        return "; the sizes that were assumed may not suit it, so give those of real inputs with --input-shape or --dim"
+
 
 def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | None = None,
                  dims: Mapping[str, int] | None = None) -> Shapes:

@@ -61,6 +61,6 @@ def inspect(model: Model, wanted: Inspection, options: RunOptions) -> Analysis:
     except (RuntimeFailure, DataError) as error:  # what was found without running it is still worth knowing
         if not is_excusable(model, error):
             raise
-        return replace(costs, warnings=(*costs.warnings, f"nothing was measured: {error}"))
+        return replace(costs, warnings=(*costs.warnings, f"nothing was measured: {error}{shapes.advice}"))
     return measured_analysis(costs, subject, profile, options, calibration=wanted.calibration,
                              max_error=wanted.max_error)

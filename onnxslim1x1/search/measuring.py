@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
+from onnxslim1x1.graph.operators import QUANTIZED
 from onnxslim1x1.graph.shapes import Shapes
 from onnxslim1x1.runtime.data import Dataset
 from onnxslim1x1.runtime.hardware import channel_block, environment
@@ -125,7 +126,8 @@ def _doubts(layers: Sequence[LayerProfile], profile: ModelProfile) -> tuple[str,
     """What speaks against the figures: layers above the roof, and kernels that take far less time than a run."""
     doubts: tuple[str, ...] = ()
     fast = [(p.layer.name, p.roof.fraction) for p in layers
-            if p.roof and p.roof.bound == "compute" and p.roof.fraction > _TOO_FAST]
+            if p.roof and p.roof.bound == "compute" and p.roof.fraction > _TOO_FAST
+            and p.layer.ineligible != QUANTIZED]  # the peak is that of floats
     if fast:
         doubts += (
             f"{len(fast)} layers run at more than the measured peak of the machine, {fast[0][0]} at {fast[0][1]:.2f} "

@@ -153,14 +153,20 @@ def blaming(where: str) -> Iterator[None]:
 
 
 @contextmanager
-def comparing(*, random: bool) -> Iterator[None]:
-    """Where a model cannot be run, or fed random inputs, say how to do without the comparison that needs it."""
+def comparing(*, random: bool, advice: str = "") -> Iterator[None]:
+    """Where a model cannot be run, or fed random inputs, say how to do without the comparison that needs it.
+
+    Args:
+        random: whether the inputs are random.
+        advice: what else to do then, behind the message.
+    """
     try:
         yield
     except (RuntimeFailure, DataError) as error:
         if isinstance(error, DataError) and not random:
             raise
-        raise type(error)(f"{error}; what cannot be run cannot be compared (--no-validate skips that)") from error
+        raise type(error)(f"{error}{advice if random else ''}; what cannot be run cannot be compared (--no-validate "
+                          "skips that)") from error
 
 
 def refreshed(plan: RewritePlan, subject: Subject, bench: Workbench) -> RewritePlan:

@@ -69,6 +69,22 @@ def test_a_model_with_a_custom_operator_is_rewritten_unchecked(custom, tmp_path)
     assert ops == ["Conv", "Conv", "Thing", "Conv"]
 
 
+FREE = "g (float[1,16,N,M] x) => (float[A,B] y) <int64[2] s = {16, 15}> { c = Conv(x, w)  y = Reshape(c, s) }"
+
+
+def test_sizes_that_were_assumed_are_doubted_where_the_model_does_not_run(tmp_path):
+    path = saved(tmp_path, FREE, w=(16, 16, 3, 3))
+    advice = "; the sizes that were assumed may not suit it, so give those of real inputs with --input-shape or --dim"
+    assert [w.endswith(advice) for w in api.analyze(path, run=RUN).warnings if "nothing was measured" in w] == [True]
+    with pytest.raises(RuntimeFailure, match=f"{advice}; what cannot be run cannot be compared"):
+        api.slim(path, tmp_path / "out.onnx", budget=api.Budget(max_error=0.5), run=RUN)
+    given = api.RunOptions(dims={"N": 5, "M": 7}, threads=1)
+    assert not any("nothing was measured" in w for w in api.analyze(path, run=given).warnings)
+    wrong = api.RunOptions(dims={"N": 6, "M": 7}, threads=1)  # what the user gave is not doubted
+    why, = (w for w in api.analyze(path, run=wrong).warnings if "nothing was measured" in w)
+    assert advice not in why
+
+
 def test_data_of_the_user_is_not_blamed_on_the_comparison(tmp_path):
     plain = saved(tmp_path, "g (float[1,16,9,11] x) => (float[A,B,C,D] y) { y = Conv(x, w) }", w=(16, 16, 3, 3))
     check = api.Check(data=api.DataOptions(path=tmp_path / "nowhere"))

@@ -12,6 +12,7 @@ import pytest
 
 from onnxslim1x1.errors import OptionError
 from onnxslim1x1.graph.model import load
+from onnxslim1x1.graph.operators import QUANTIZED
 from onnxslim1x1.runtime import calibration as runtime_calibration
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.profile import PROFILE_SETTINGS
@@ -182,6 +183,20 @@ def test_layers_above_the_roof_are_doubted(model, monkeypatch, peak, warned):
     if warned:
         assert told[0].startswith("4 layers run at more than")
         assert "cache --clear" in told[0]
+
+
+def test_quantized_layers_may_beat_the_peak_of_floats(model, monkeypatch):
+    roof = Roofline(peak=1e3, bandwidth=1e15, provider="CPUExecutionProvider", threads=1)
+    monkeypatch.setattr(measuring, "measured_roofline", lambda **_options: roof)
+    real = measuring.layer_profiles
+
+    def layer_profiles(layers, **options):
+        first, *others = real(layers, **options)
+        return (dataclasses.replace(first, layer=dataclasses.replace(first.layer, ineligible=QUANTIZED)), *others)
+
+    monkeypatch.setattr(measuring, "layer_profiles", layer_profiles)
+    told, = (warning for warning in analysed(model).warnings if "measured peak of the machine" in warning)
+    assert told.startswith("3 layers run at more than")
 
 
 @pytest.mark.parametrize(("provider", "seconds", "warned"), [
