@@ -17,7 +17,6 @@ AnyArray = NDArray[Any]
 Float64 = NDArray[np.float64]
 
 _TOP = 5
-_LEAST_SPREAD = 1e-6  # of the variance of all values
 _SUM_TOLERANCE = 1e-3  # rows of float16 probabilities sum to 1 this well
 _SMALLEST = float(np.finfo(np.float32).tiny)  # stands for a probability that was rounded to 0
 
@@ -233,19 +232,6 @@ class Classification:
     top5_rewritten: float | None
     nonfinite_original: int
     nonfinite_rewritten: int
-
-
-def spread(values: NDArray[Any]) -> float:
-    """How much an output depends on the image: its variance over images (axis 0), mean over all that it holds.
-
-    Not the variance of all values: a detector writes much the same for every image, and one that writes nothing else
-    any more would seem right. Of a single image, or where nothing depends on it, there is nothing better to take.
-    """
-    exact = values.astype(np.float64)
-    whole = max(float(exact.var()), 1e-30)
-    if len(values) < 2:
-        return whole
-    return max(float(exact.var(axis=0, ddof=1).mean()), _LEAST_SPREAD * whole)
 
 
 def looks_like_classifier(shape: Sequence[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,15 @@ from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import Shape
 from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded, with_outputs
-from onnxslim1x1.runtime.compare import log_probabilities, looks_like_classifier, spread
+from onnxslim1x1.runtime.compare import log_probabilities, looks_like_classifier
+from onnxslim1x1.runtime.parts import Parts
 from onnxslim1x1.runtime.session import Feeds, create_session, patient_options, run
 
 Progress = Callable[[float], None]
 
 _BATCH = 4  # gradients of all layers are held at once
 _DRAWS = 2  # labels drawn per image
+_SCALING = (32, 1 << 24)  # images, and values of an output, that its variances rest on at most
 
 
 def output_weightings(model: Model, layers: Sequence[Layer], data: Batches, *, shapes: Mapping[str, Shape],
@@ -29,8 +32,8 @@ def output_weightings(model: Model, layers: Sequence[Layer], data: Batches, *, s
 
     Labels are drawn from the model's own softmax, so the covariance is the Fisher information (Martens 2020,
     section 5). For outputs that are no class scores the gradient is that of a random projection, which gives the
-    Gauss-Newton matrix of the squared error relative to the output's variance. Layers that no gradient reaches, behind
-    operators without a rule, are left out of the result.
+    Gauss-Newton matrix of the squared error relative to the output's variance (see `Parts`). Layers that no gradient
+    reaches, behind operators without a rule, are left out of the result.
 
     Raises:
         RuntimeFailure: onnxruntime cannot run the model or its backward pass.
@@ -49,23 +52,41 @@ def output_weightings(model: Model, layers: Sequence[Layer], data: Batches, *, s
     sums: dict[str, NDArray[np.float64]] = {}
     images = 0
     fixed = fixed_batch(model)
+    plain = [name for name in outputs if not looks_like_classifier(shapes[name])]
+    parts = _parts(partial(run, forward, where=model.where), data, plain, fixed) if plain else {}
     for batch in data.batches(fixed or _BATCH):
         count = len(next(iter(batch.values())))
         feeds = padded(batch, fixed)
         values = dict(feeds) | dict(zip(names, run(forward, feeds, outputs=names, where=model.where), strict=True))
         for _ in range(_DRAWS):
-            _add_gradients(sums, made, reverse, values, rng, count)
+            seeds = {seed: _seed(np.asarray(values[name]), rng, parts.get(name)) for name, seed in made.seeds.items()}
+            _add_gradients(sums, made, reverse, values | seeds, count)
         images += count
         if progress:
             progress(min(images / len(data), 1.0))
     return {name: OutputWeighting(covariance=total / (_DRAWS * images)) for name, total in sums.items()}
 
 
+def _parts(forward: Callable[..., Sequence[NDArray[Any]]], data: Batches, outputs: Sequence[str],
+           fixed: int) -> dict[str, Parts]:
+    """How outputs divide, on the first images."""
+    kept: dict[str, list[NDArray[Any]]] = {name: [] for name in outputs}
+    images, most = 0, _SCALING[0]
+    for batch in data.batches(fixed or _BATCH):
+        count = len(next(iter(batch.values())))
+        for name, values in zip(outputs, forward(padded(batch, fixed), outputs=outputs), strict=True):
+            kept[name].append(values[:count])
+            most = min(most, max(_SCALING[1] // max(values[0].size, 1), 2))
+        images += count
+        if images >= most:
+            break
+    return {name: Parts.of(np.concatenate(values)) for name, values in kept.items()}
+
+
 def _add_gradients(sums: dict[str, NDArray[np.float64]], made: Backward, session: Any, values: Feeds,
-                   rng: np.random.Generator, count: int) -> None:
+                   count: int) -> None:
     """Add the products of the gradients of the first `count` images; the others only fill the batch."""
-    feeds = {name: np.asarray(values[name], np.float32) for name in made.activations}
-    feeds |= {seed: _seed(np.asarray(values[name]), rng) for name, seed in made.seeds.items()}
+    feeds = {name: np.asarray(values[name], np.float32) for name in (*made.activations, *made.seeds.values())}
     wanted = {item.name for item in session.get_inputs()}
     found = run(session, {k: v for k, v in feeds.items() if k in wanted}, outputs=list(made.gradients.values()))
     for name, gradient in zip(made.gradients, found, strict=True):
@@ -74,13 +95,11 @@ def _add_gradients(sums: dict[str, NDArray[np.float64]], made: Backward, session
             sums[name] = sums.get(name, np.zeros((rows.shape[1],) * 2)) + rows.T @ rows
 
 
-def _seed(output: NDArray[Any], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Gradient of the loss with respect to an output of the model."""
-    if not looks_like_classifier(output.shape):
+def _seed(output: NDArray[Any], rng: np.random.Generator, parts: Parts | None) -> NDArray[np.float32]:
+    """Gradient of the loss with respect to an output of the model; `parts` of an output that is no class scores."""
+    if parts is not None:
         signs = rng.choice(np.array([-1.0, 1.0]), size=output.shape)
-        scale = np.sqrt(spread(output) * output[0].size)
-        noise: NDArray[np.float32] = (signs / scale).astype(np.float32)
-        return noise
+        return parts.seeds(signs).astype(np.float32)
     scores = output.reshape(len(output), -1)
     probabilities = np.exp(log_probabilities(scores))
     cumulated = probabilities.cumsum(axis=1)

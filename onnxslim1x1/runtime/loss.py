@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
-from onnxslim1x1.runtime.compare import kl_divergence, log_probabilities, looks_like_classifier, spread
+from onnxslim1x1.runtime.compare import kl_divergence, log_probabilities, looks_like_classifier
+from onnxslim1x1.runtime.parts import Parts
 from onnxslim1x1.runtime.replay import Replay
 from onnxslim1x1.runtime.session import create_session, patient_options, run
 
@@ -24,7 +25,8 @@ class HeldOutLoss:
     """Mean loss of a model over a few images whose original outputs are known.
 
     For class scores the Kullback-Leibler divergence KL(original || rewritten) in nats, for other outputs the squared
-    error relative to the variance of the original over the images (see `spread`); the mean over the outputs.
+    error relative to the variance of the original over the images, the mean over the parts of an output that hold
+    values of different kinds (see `Parts`); the mean over the outputs.
     """
 
     def __init__(self, original: Model, data: Batches, *, threads: int = 0) -> None:
@@ -33,6 +35,7 @@ class HeldOutLoss:
         self._batches: list[Mapping[str, NDArray[Any]]] = list(data.batches(self._fixed or _BATCH))
         self._outputs = [o.name for o in original.proto.graph.output]
         self._expected = self._run(original)
+        self._parts = [None if looks_like_classifier(values.shape) else Parts.of(values) for values in self._expected]
 
     def __call__(self, model: Model) -> float:
         """Loss of a model; infinite if an output is not finite.
@@ -48,7 +51,8 @@ class HeldOutLoss:
 
     def of(self, found: Sequence[NDArray[Any]]) -> float:
         """Loss of outputs, in the order of the model and the images."""
-        losses = [_loss(want, have) for want, have in zip(self._expected, found, strict=True)]
+        losses = [np.mean(_losses(want, have, parts))
+                  for want, have, parts in zip(self._expected, found, self._parts, strict=True)]
         return float(np.mean(losses))
 
     def drop(self, model: Model) -> float:
@@ -57,13 +61,14 @@ class HeldOutLoss:
         For class scores the expected top-1 drop if the original's probabilities p are right,
         ``mean(p[argmax p] - p[argmax q])``, plus one standard error over the images, plus half an image that changes
         its class at the mean margin: that a few images change nothing says little. For other outputs the loss. The
-        largest over the outputs.
+        largest over the outputs and their parts.
 
         Raises:
             RuntimeFailure: onnxruntime cannot run it.
         """
         found = self._run(model)
-        return max(_drop(want, have) for want, have in zip(self._expected, found, strict=True))
+        return max(_drop(want, have, parts)
+                   for want, have, parts in zip(self._expected, found, self._parts, strict=True))
 
     def _run(self, model: Model) -> list[NDArray[Any]]:
         session = create_session(model.source, options=patient_options(threads=self._threads), where=model.where)
@@ -107,19 +112,19 @@ class FrontLoss:
         return self._loss.of([np.concatenate(column) for column in parts])
 
 
-def _loss(expected: NDArray[Any], found: NDArray[Any]) -> float:
+def _losses(expected: NDArray[Any], found: NDArray[Any], parts: Parts | None) -> list[float]:
+    """Of class scores the one loss that they have, of another output those of its parts."""
     if not np.isfinite(found.astype(np.float64)).all():
-        return float("inf")
-    if looks_like_classifier(expected.shape):
-        rows = len(expected)
-        return float(kl_divergence(expected.reshape(rows, -1), found.reshape(rows, -1)).mean())
-    wanted = expected.astype(np.float64)
-    return float(((found - wanted) ** 2).mean() / spread(wanted))
+        return [float("inf")]
+    if parts is not None:
+        return parts.losses(expected, found)
+    rows = len(expected)
+    return [float(kl_divergence(expected.reshape(rows, -1), found.reshape(rows, -1)).mean())]
 
 
-def _drop(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    if not looks_like_classifier(expected.shape) or not np.isfinite(found.astype(np.float64)).all():
-        return _loss(expected, found)
+def _drop(expected: NDArray[Any], found: NDArray[Any], parts: Parts | None) -> float:
+    if parts is not None or not np.isfinite(found.astype(np.float64)).all():
+        return max(_losses(expected, found, parts))
     if np.array_equal(expected, found):
         return 0.0
     rows = len(expected)

@@ -26,7 +26,7 @@ MOMENTS, WEIGHTING = "moments", "weighting"
 _ROOT = Path(__file__).parents[1]
 _PREPARING = ("graph/prepare.py", "graph/fold.py")
 MOMENTS_CODE = (*_PREPARING, "linalg/moments.py", "runtime/calibration.py", "runtime/patches.py")
-_WEIGHTING_CODE = (*_PREPARING, "graph/backward.py", "runtime/gradients.py")
+_WEIGHTING_CODE = (*_PREPARING, "graph/backward.py", "runtime/gradients.py", "runtime/parts.py")
 
 
 class Samples(calibration.Batches, Protocol):

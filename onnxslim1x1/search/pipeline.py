@@ -54,8 +54,8 @@ ERROR_WITHOUT_DATA = 0.05  # of the weights: conservative, since nothing tells w
 FROM_WEIGHTS = "weights"
 
 _SENSITIVITY_CODE = ("linalg", "strategies", "graph", "runtime/calibration.py", "runtime/patches.py",
-                     "runtime/gradients.py", "runtime/loss.py", "runtime/replay.py", "search/sensitivity.py",
-                     "search/candidates.py")
+                     "runtime/gradients.py", "runtime/parts.py", "runtime/loss.py", "runtime/replay.py",
+                     "search/sensitivity.py", "search/candidates.py")
 _LEAST_TO_DIVIDE = 40  # fewer images serve for fitting and for judging alike
 _JUDGED_MACS = 1.2e11  # a measured loss costs about a second of one core, whatever the model
 _JUDGING = (64, 256)  # images at least and at most

@@ -81,7 +81,7 @@ def test_the_seed_decides_and_progress_ends_at_one():
 def test_a_fixed_batch_is_filled_but_what_fills_it_does_not_count(count, monkeypatch):
     from onnxslim1x1.runtime import gradients
 
-    def seed(output, _rng):  # no draws: rows that fill the batch would otherwise shift those of the images
+    def seed(output, _rng, _parts):  # no draws: rows that fill the batch would otherwise shift those of the images
         return np.ones_like(output)
 
     monkeypatch.setattr(gradients, "_seed", seed)

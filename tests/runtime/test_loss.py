@@ -76,6 +76,27 @@ def test_an_output_that_follows_no_image_any_more_has_lost_everything():
     assert loss.drop(load(proto)) == loss(load(proto))
 
 
+def test_scores_beside_boxes_count_as_much_as_they():
+    """Their values are ten thousand times smaller: pooled, losing all of them would cost nothing."""
+    data = Images(30)
+    data.values[:, 0] *= 300.0
+
+    def keeping(*factors):
+        proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3,4,5] x) => (float[N,3,4,5] y) { y = Mul(x, f) }""")
+        values = np.array(factors, np.float32).reshape(3, 1, 1)
+        proto.graph.initializer.append(numpy_helper.from_array(values, "f"))
+        return load(proto)
+
+    loss = HeldOutLoss(keeping(1, 1, 1), data)
+    small, large = data.values[:, 1:].astype(np.float64), data.values[:, 0].astype(np.float64)
+    of_small, of_large = ((v**2).mean() / v.var(axis=0, ddof=1).mean() for v in (small, large))
+    assert loss(keeping(1, 0, 0)) == pytest.approx(of_small / 2, rel=1e-4)
+    assert loss.drop(keeping(1, 0, 0)) == pytest.approx(of_small, rel=1e-4)  # the worse part
+    assert loss.drop(keeping(1.1, 0.5, 0.5)) == pytest.approx(0.25 * of_small, rel=1e-4)
+    assert loss.drop(keeping(0.1, 0.5, 0.5)) == pytest.approx(0.81 * of_large, rel=1e-4)
+
+
 def test_a_single_image_has_only_the_variance_of_its_values():
     data = Images(1)
     x = data.values.astype(np.float64)
