@@ -138,7 +138,7 @@ _ODD_GEMM = Ineligible(code="dense", reason="a Gemm with transA, alpha, beta or 
 def _read_gemm(node: onnx.NodeProto, op: Operator, scope: Scope) -> Found:
     weight = scope.shape(op.weight_of(node))
     attributes = _attributes(node)
-    if not scope.is_fixed(op.weight_of(node)) or weight is None or len(weight) != 2 or not min(weight):
+    if not scope.is_fixed(op.weight_of(node)) or weight is None or len(weight) != 2 or min(weight) < 1:
         return None
     columns, rows = weight if attributes.get("transB", 0) else weight[::-1]  # (N, K)
     shape = scope.shapes.get(node.input[0])

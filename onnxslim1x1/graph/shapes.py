@@ -19,6 +19,7 @@ Shape = tuple[int, ...]
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
 _MOST_NUMBERS = 1024  # in a tensor that says something about shapes
 _MOST_AXES = 1 << 16
+_LONGEST = 1 << 22  # elements along an axis, beyond which values are not computed: each becomes a dimension
 _IMAGE_SIDE = 224  # what an image network most often takes
 _DEFAULT_SIDES = {3: 1024, 4: _IMAGE_SIDE, 5: 64}  # per rank of the input: sequences, images, volumes
 
@@ -59,7 +60,7 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
     inputs, notes = _bind(proto, dict(input_shapes or {}), dict(dims or {}), model.where)
     _forget_absurd(proto.graph)
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=_countable(proto.graph))
     except Exception as error:  # InferenceError and, for unknown operators, others: shapes stay unknown
         notes.append(f"shape inference failed ({' '.join(str(error).split())[:160]})")
         inferred = proto
@@ -87,6 +88,13 @@ def _forget_absurd(graph: onnx.GraphProto) -> None:
         dims = info.type.tensor_type.shape.dim
         if info.type.tensor_type.elem_type in _INTEGERS and len(dims) == 1 and dims[0].dim_value > _MOST_AXES:
             dims[0].Clear()
+
+
+def _countable(graph: onnx.GraphProto) -> bool:
+    """Whether inference may compute values: a Range over 2^40 elements it would write down one by one."""
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    sizes = [d.dim_value for info in infos for d in info.type.tensor_type.shape.dim]
+    return max([*sizes, *(size for tensor in graph.initializer for size in tensor.dims)], default=0) <= _LONGEST
 
 
 def _in_bodies(graph: onnx.GraphProto) -> dict[str, Shape]:

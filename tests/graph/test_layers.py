@@ -116,6 +116,13 @@ def test_dense_weights_may_be_stored_transposed(call, stored):
     assert layer.stored_transposed == stored
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (7, 0), (-(1 << 63), 5), (7, -3)])
+def test_a_gemm_whose_weights_have_no_size_is_no_layer(shape):
+    model = model_of("g (float[3,7] x) => (float[3,5] y) { y = Gemm(x, w) }", w=(7, 5))
+    model.proto.graph.initializer[0].dims[:] = shape
+    assert find_layers(model, {"x": (3, 7), "w": shape}) == ()
+
+
 def test_gemm_without_bias():
     assert not only(model_of("g (float[3,7] x) => (float[3,5] y) { y = Gemm(x, w) }", w=(7, 5))).spec.bias
 
