@@ -13,6 +13,7 @@ from onnxslim1x1.errors import OptionError, PlanMismatchError
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.store import NO_STORE
 from onnxslim1x1.runtime.validate import Tolerance, ValidationSettings
+from onnxslim1x1.runtime.verdict import Bound
 from onnxslim1x1.search.bisect import ddmin, require_gate
 from onnxslim1x1.search.plan import Budget
 
@@ -169,9 +170,10 @@ def test_progress_grows_to_the_end(plan):
 
 
 def test_without_a_gate_nothing_can_break(plan):
-    with pytest.raises(OptionError, match="give --max-drop, --min-agreement or --min-snr"):
+    with pytest.raises(OptionError, match="give --max-drop, --min-agreement, --min-snr or --gate"):
         bisected(plan, Tolerance(min_speedup=1.1))
     require_gate(Tolerance(max_drop=0.1))
+    require_gate(Tolerance(figures=(Bound.parse("kl<=1"),)))
 
 
 def test_a_plan_for_another_model_is_refused(plan):
