@@ -230,7 +230,7 @@ INSTALLED = {
         ((*ANALYZE, "--nonsense"), 2, "--nonsense"),
         ((*ANALYZE, "--nodes"), 2, "--nodes: contradicts --no-measure"),
         ((*ANALYZE, "--calibration", "images.npz"), 2, "--calibration images.npz: contradicts --no-measure"),
-        (("analyze",), 2, "model"),
+        (("analyze",), 2, "Missing argument"),
         (("nonsense",), 2, "nonsense"),
     ],
 }
