@@ -75,7 +75,7 @@ class AccuracyGates:
         from onnxslim1x1.runtime.verdict import Bound
 
         tolerance = Tolerance(max_drop=self.max_drop, min_agreement=self.min_agreement, min_snr_db=self.min_snr,
-                              figures=tuple(map(Bound.parse, self.gate or ())), confidence=self.confidence)
+                              figures=Bound.parsed(self.gate), confidence=self.confidence)
         return ValidationSettings(tolerance=tolerance, measure_latency=False)
 
 

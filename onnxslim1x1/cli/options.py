@@ -13,6 +13,7 @@ import typer
 
 from onnxslim1x1.cli.output import note
 from onnxslim1x1.cli.parsing import parse_dims, parse_floats, parse_fraction, parse_ranks, parse_shape, parse_size
+from onnxslim1x1.cli.rivals import GATES
 from onnxslim1x1.errors import OptionError
 
 if TYPE_CHECKING:
@@ -273,8 +274,8 @@ class PromiseFlags:
     @property
     def given(self) -> tuple[str, ...]:
         """Options of the promises that were made."""
-        names = ("max_drop", "min_agreement", "min_snr", "min_speedup", "gate")
-        return tuple(f"--{name.replace('_', '-')}" for name in names if getattr(self, name, None) not in (None, []))
+        return tuple(f"--{name.replace('_', '-')}" for name in ("max_drop", *GATES)
+                     if getattr(self, name, None) not in (None, []))
 
     def settings(self) -> ValidationSettings:
         """As a value of the API.
@@ -288,7 +289,7 @@ class PromiseFlags:
 
         tolerance = Tolerance(max_drop=getattr(self, "max_drop", None), min_agreement=self.min_agreement,
                               min_snr_db=self.min_snr, min_speedup=self.min_speedup,
-                              figures=tuple(map(Bound.parse, self.gate or ())))
+                              figures=Bound.parsed(self.gate))
         return ValidationSettings(tolerance=tolerance, benchmark=BenchmarkSettings(budget_s=self.time))
 
 

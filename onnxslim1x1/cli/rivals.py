@@ -6,17 +6,17 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _TARGETS = ("target_macs", "target_params", "target_speedup")
-_GATES = ("min_agreement", "min_snr", "min_speedup", "gate")
+GATES = ("min_agreement", "min_snr", "min_speedup", "gate")
 _PIXELS = ("mean", "std", "scale", "resize", "crop", "layout", "channel_order")
-_PROOF = ("data", "labels", *_GATES, "junit", "summary", "sarif")
+_PROOF = ("data", "labels", *GATES, "junit", "summary", "sarif")
 
 # an option that was given, and those of a lower level that go with it
 _RIVALS: Mapping[str, tuple[str, ...]] = {
     **{target: (*(t for t in _TARGETS if t != target), "explore", "plot") for target in _TARGETS},
     "output": ("explore", "plot"),
     "explore": ("output", *_TARGETS, "max_drop", *_PROOF, "no_validate", "keep_failed", "fail_if_unchanged"),
-    "no_validate": _GATES,
-    **dict.fromkeys(("data", *_GATES), ("no_validate",)),
+    "no_validate": GATES,
+    **dict.fromkeys(("data", *GATES), ("no_validate",)),
     "data": ("labels", "no_validate"),  # labels belong to their images
     "preprocess": _PIXELS,
     "cache": ("no_cache",),

@@ -55,6 +55,15 @@ class Bound:
                               "'psnr_db>=40' or 'kl<=0.05'")
         return cls(figure=found[1], least=found[2] == ">=", value=value)
 
+    @classmethod
+    def parsed(cls, texts: Sequence[str] | None) -> tuple[Bound, ...]:
+        """From all that an option was given.
+
+        Raises:
+            OptionError: as `parse`.
+        """
+        return tuple(map(cls.parse, texts or ()))
+
     def __str__(self) -> str:
         return f"{self.figure}{'>=' if self.least else '<='}{self.value:g}"
 

@@ -213,13 +213,14 @@ def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None,
     """The bench with statistics and sensitivities, and what judges on held-out images."""
     block = channel_block(options.provider)
     fitted = _reachable(subject, budget, block)
-    bench = workbench(subject, fitted, data, options, weighed=fitted, drafts=budget.max_error is None)
+    drafts = budget.max_error is None  # whose errors are told from 0.003 on
+    bench = workbench(subject, fitted, data, options, weighed=fitted, drafts=drafts)
     if data is None:
         return bench, None
     model = subject.prepared.model
     judge = HeldOutLoss(model, data.judging, threads=options.threads)
     if budget.max_drop is not None or budget.has_target:
-        shelf = judged_shelf(subject, data, options).at(drafts=budget.max_error is None)
+        shelf = judged_shelf(subject, data, options).at(drafts=drafts)
         layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]
         with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
             measure_sensitivities(bench, layers, judge.along(model, Path(folder)), shelf=shelf,

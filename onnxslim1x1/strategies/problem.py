@@ -97,12 +97,14 @@ class LayerProblem(Stage):
             self._unit = self.scale**2
             matrix = (matrix / self.scale).astype(np.float32)
             if root is not None:
-                self._unit *= _magnitude(root) ** 2
-                root = (root / _magnitude(root)).astype(np.float32)
+                largest = _magnitude(root)
+                self._unit *= largest**2
+                root = (root / largest).astype(np.float32)
             if statistics is not None:
-                self._unit *= statistics.variance
+                variance = statistics.variance
+                self._unit *= variance
                 self._draft = statistics.regularized(np.float32)
-                self._draft *= np.float32(1 / statistics.variance)
+                self._draft *= np.float32(1 / variance)
         super().__init__(spec.kernel, spec.in_channels, outputs=spec.out_channels, data=statistics is not None,
                          weighting=root)
         self.spec = spec
