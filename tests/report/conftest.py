@@ -335,7 +335,12 @@ class Shown:
         plot.scroll_into_view_if_needed()
         box = plot.bounding_box()
         left, right = box["x"] + 48, box["x"] + box["width"] - 8  # what the plot leaves free at its sides
-        self.page.mouse.click(left + (right - left) * part, box["y"] + height)
+        self.click(left + (right - left) * part, box["y"] + height)
+
+    def click(self, x, y):
+        """Click into a plot, not too soon: to bokeh, two clicks within 0.3 s are a double one, wherever they are."""
+        self.page.wait_for_timeout(400)
+        self.page.mouse.click(x, y)
 
     def await_selection(self, name):
         from playwright.sync_api import expect

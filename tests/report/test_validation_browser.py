@@ -100,7 +100,7 @@ def test_a_point_and_its_row_select_each_other(show, judged, as_validated, width
     across = (18 - frame["start"]) / (frame["end"] - frame["start"])
     up = math.log(rows["data"]["y"][18] / frame["low"]) / math.log(frame["high"] / frame["low"])
     right, top = box["x"] + box["width"] - 8, box["y"] + 5  # what the plot leaves free at its sides
-    shown.page.mouse.click(right - frame["width"] * (1 - across), top + frame["height"] * (1 - up))
+    shown.click(right - frame["width"] * (1 - across), top + frame["height"] * (1 - up))
     shown.await_selection(judged.layers[18].node)
     assert shown.page.locator("tr.picked").get_attribute("data-row") == "18"
     shown.page.locator("#search").fill("block10")
