@@ -14,6 +14,7 @@ from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import Shape
 from onnxslim1x1.linalg.weighting import OutputWeighting
+from onnxslim1x1.runtime.blas import limited_blas
 from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded, with_outputs
 from onnxslim1x1.runtime.compare import log_probabilities, looks_like_classifier
 from onnxslim1x1.runtime.parts import Parts
@@ -54,16 +55,17 @@ def output_weightings(model: Model, layers: Sequence[Layer], data: Batches, *, s
     fixed = fixed_batch(model)
     plain = [name for name in outputs if not looks_like_classifier(shapes[name])]
     parts = _parts(partial(run, forward, where=model.where), data, plain, fixed) if plain else {}
-    for batch in data.batches(fixed or _BATCH):
-        count = len(next(iter(batch.values())))
-        feeds = padded(batch, fixed)
-        values = dict(feeds) | dict(zip(names, run(forward, feeds, outputs=names, where=model.where), strict=True))
-        for _ in range(_DRAWS):
-            seeds = {seed: _seed(np.asarray(values[name]), rng, parts.get(name)) for name, seed in made.seeds.items()}
-            _add_gradients(sums, made, reverse, values | seeds, count)
-        images += count
-        if progress:
-            progress(min(images / len(data), 1.0))
+    with limited_blas(1):  # many small products: beside another busy process two threads took up to 250 times as long
+        for batch in data.batches(fixed or _BATCH):
+            count = len(next(iter(batch.values())))
+            feeds = padded(batch, fixed)
+            values = dict(feeds) | dict(zip(names, run(forward, feeds, outputs=names, where=model.where), strict=True))
+            for _ in range(_DRAWS):
+                drawn = {seed: _seed(np.asarray(values[n]), rng, parts.get(n)) for n, seed in made.seeds.items()}
+                _add_gradients(sums, made, reverse, values | drawn, count)
+            images += count
+            if progress:
+                progress(min(images / len(data), 1.0))
     return {name: OutputWeighting(covariance=total / (_DRAWS * images)) for name, total in sums.items()}
 
 
