@@ -64,17 +64,6 @@ class Moments:
         ridged[np.diag_indices(len(ridged))] += self.variance * ridge
         return ridged
 
-    def merged(self, other: Moments) -> Moments:
-        """Moments of the patches of both."""
-        count = self.count + other.count
-        mine, theirs = self.count / count, other.count / count
-        apart = other.mean.astype(np.float64) - self.mean
-        covariance = np.empty(self.covariance.shape, dtype=np.float32)
-        for part in _slabs(len(apart)):
-            covariance[part] = (mine * self.covariance[part].astype(np.float64) + theirs * other.covariance[part]
-                                + np.outer(mine * theirs * apart[part], apart))
-        return Moments(mean=(self.mean + theirs * apart).astype(np.float32), covariance=covariance, count=count)
-
 
 class MomentAccumulator:
     """Accumulates `Moments` of rows that arrive in blocks.

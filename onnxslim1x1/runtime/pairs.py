@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -19,7 +19,6 @@ from onnxslim1x1.spec import ConvSpec
 
 ROWS_PER_COLUMN = 10  # a regression needs more rows than a covariance
 LEAST_ROWS = 40_000
-CHECKED = 4  # every so manieth image checks what was fitted to the others
 
 
 def rows_per_column(spec: ConvSpec, images: int) -> float:
@@ -27,31 +26,13 @@ def rows_per_column(spec: ConvSpec, images: int) -> float:
     return images * math.prod(spec.out_size or (0,)) / spec.patch
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LayerPairs:
-    """Samples of one layer at common output positions of the original and the rewritten model.
+def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut: str | None = None,
+                  seed: int = 0) -> Moments:
+    """Moments of what a layer reads and should write, at sampled output positions common to both tracks.
 
     Rows are (x', t), of length nC + O: input patches of the rewritten model, and targets, which is what the layer
     should write. With a shortcut that is the sum of the original less the shortcut of the rewritten model, so the layer
     corrects what the shortcut brings.
-
-    Attributes:
-        fitting: moments of the rows of all images but those in `checking`.
-        checking: moments of the rows of every fourth image, or None if there are fewer images than that.
-    """
-
-    fitting: Moments
-    checking: Moments | None
-
-    @property
-    def joint(self) -> Moments:
-        """Moments of all rows."""
-        return self.fitting if self.checking is None else self.fitting.merged(self.checking)
-
-
-def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut: str | None = None,
-                  seed: int = 0) -> LayerPairs:
-    """Sample a layer at the front of both tracks.
 
     Args:
         original: has the layer's output, and the shortcut, at its front.
@@ -64,8 +45,7 @@ def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut
     source = np.random.default_rng([seed, crc32(layer.output.encode()), 1])
     extra = [] if shortcut is None else [shortcut]
     per_image = rows_per_image(layer.spec, len(rewritten), per_column=ROWS_PER_COLUMN, least=LEAST_ROWS)
-    sums = [MomentAccumulator(layer.spec.patch + layer.spec.out_channels) for _ in range(2)]
-    seen = 0
+    sums = MomentAccumulator(layer.spec.patch + layer.spec.out_channels)
     for (inputs, *ours), (outputs, *theirs) in zip(rewritten.batches([layer.input, *extra]),
                                                   original.batches([layer.output, *extra]), strict=True):
         spec = sized(layer.spec, inputs)
@@ -75,13 +55,8 @@ def collect_pairs(original: Replay, rewritten: Replay, layer: Layer, *, shortcut
             added, due = (gather_pixels(np.broadcast_to(s, outputs.shape), positions).astype(np.float32)
                           for s in (ours[0], theirs[0]))
             target += due - added
-        rows = np.concatenate([gather_patches(inputs, spec, positions), target], axis=1)
-        checked = np.repeat((seen + np.arange(len(inputs))) % CHECKED == CHECKED - 1, positions.shape[1])
-        for kept, accumulator in zip((~checked, checked), sums, strict=True):
-            accumulator.add(rows[kept])
-        seen += len(inputs)
-    fitting, checking = sums
-    return LayerPairs(fitting=fitting.result(), checking=checking.result() if seen >= CHECKED else None)
+        sums.add(np.concatenate([gather_patches(inputs, spec, positions), target], axis=1))
+    return sums.result()
 
 
 def sized(spec: ConvSpec, images: NDArray[Any]) -> ConvSpec:

@@ -11,7 +11,6 @@ from onnxslim1x1 import __version__
 from onnxslim1x1.errors import DataError, OptionError, PlanMismatchError, RankError, RuntimeFailure
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
-from onnxslim1x1.linalg.refit import RIDGES
 from onnxslim1x1.runtime.hardware import Environment
 from onnxslim1x1.runtime.options import DataOptions
 from onnxslim1x1.search.hints import did_you_mean
@@ -93,8 +92,8 @@ def _require_refit(planned: PlannedLayer, where: str, *, has_data: bool) -> None
     if planned.refit is None:
         return
     if planned.refit.ridge <= 0:
-        raise PlanMismatchError(f"{where}.ridge: {planned.refit.ridge:g} is not positive; {RIDGES[-1]:g} is weak, and "
-                                f"{RIDGES[0]:g} all but keeps the weights")
+        raise PlanMismatchError(f"{where}.ridge: {planned.refit.ridge:g} is not positive; the larger "
+                                "it is, the nearer the weights stay to the original ones")
     if not has_data:
         raise PlanMismatchError(f"{where}: needs calibration data, but the plan names none; set it to null, or make a "
                                 "new plan with data")

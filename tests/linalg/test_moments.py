@@ -132,39 +132,3 @@ def test_degenerate_rows_have_a_positive_definite_ridged_covariance(seed, count,
     np.testing.assert_array_equal(ridged, ridged.T)
     assert np.linalg.eigvalsh(ridged)[0] > 0
     np.linalg.cholesky(ridged)  # what the fit does with it
-
-
-# of two sets of rows
-
-
-@pytest.mark.parametrize("offset", [0.0, -50.0, 3e3])
-@pytest.mark.parametrize("cut", [1, 37, 290])
-def test_merged_moments_are_those_of_all_rows(cut, offset):
-    data = rows(300, 4)
-    data[:cut] += np.float32(offset) * np.arange(4, dtype=np.float32)
-    found = moments_of(data[:cut]).merged(moments_of(data[cut:]))
-    exact = data.astype(np.float64)
-    spread = exact.std(axis=0)
-    # the means and covariances of the parts and of the whole are stored in float32
-    np.testing.assert_allclose(found.mean, exact.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(found.covariance / np.outer(spread, spread), np.corrcoef(exact.T), atol=2e-6)
-    assert found.count == 300
-    assert found.mean.dtype == found.covariance.dtype == np.float32
-
-
-def test_merging_does_not_depend_on_the_order_and_leaves_both():
-    one, two = moments_of(rows(7, 3)), moments_of(rows(90, 3, seed=1, offset=4))
-    mean, covariance = one.mean.copy(), one.covariance.copy()
-    found, turned = one.merged(two), two.merged(one)
-    np.testing.assert_allclose(found.mean, turned.mean, rtol=1e-6)
-    np.testing.assert_allclose(found.covariance, turned.covariance, atol=1e-5)
-    np.testing.assert_array_equal(found.covariance, found.covariance.T)
-    np.testing.assert_array_equal(one.mean, mean)
-    np.testing.assert_array_equal(one.covariance, covariance)
-
-
-def test_merging_a_far_mean_does_not_cancel_the_spread():
-    data = rows(400, 3, offset=1e4)
-    found = moments_of(data[:90]).merged(moments_of(data[90:]))
-    # the parts' means are rounded to 1e4 * 2^-24, and so is their distance; products must not lose 1e8 * 2^-24
-    np.testing.assert_allclose(found.covariance, np.cov(data.astype(np.float64).T, bias=True), atol=2e-3)

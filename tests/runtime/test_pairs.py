@@ -155,19 +155,10 @@ def assert_moments(found, rows, *, atol=1e-5):
     assert found.mean.dtype == found.covariance.dtype == np.float32
 
 
-def assert_split(found, rows, **settings):
-    """Rows of the fourth, eighth, ... image check, all others are fitted to."""
-    checks = np.array([number % 4 == 3 for number in range(len(rows))])
-    assert_moments(found.fitting, rows[~checks], **settings)
-    assert_moments(found.checking, rows[checks], **settings)
-    assert_moments(found.joint, rows, **settings)
-
-
 def assert_same(one, two):
-    for first, second in ((one.fitting, two.fitting), (one.checking, two.checking)):
-        np.testing.assert_array_equal(first.mean, second.mean)
-        np.testing.assert_array_equal(first.covariance, second.covariance)
-        assert first.count == second.count
+    np.testing.assert_array_equal(one.mean, two.mean)
+    np.testing.assert_array_equal(one.covariance, two.covariance)
+    assert one.count == two.count
 
 
 @pytest.mark.usefixtures("few_rows")
@@ -178,7 +169,7 @@ def test_rows_pair_what_the_layer_reads_with_what_it_should_write(tmp_path, draw
     positions = np.concatenate(drawn)
     assert_positions(positions, images=11, per_image=6)
     rows = case.rows(positions)
-    assert_split(found, rows)
+    assert_moments(found, rows)
     # the tracks differ: the test could not tell otherwise which of them is read
     unchanged = reference_patches(whole(case.model, case.images, "r")[0], case.layer.spec, positions)
     assert np.abs(rows[..., :24] - unchanged).max() > 0.5
@@ -191,7 +182,7 @@ def test_the_target_makes_up_for_what_the_shortcut_brings(kind, tmp_path, drawn)
     found = case.pairs()
     positions = np.concatenate(drawn)
     rows = case.rows(positions)
-    assert_split(found, rows)
+    assert_moments(found, rows)
     if kind != "per channel":  # which no layer has a part in
         assert np.abs(rows[..., 24:] - reference_pixels(*whole(case.model, case.images, "b"), positions)).max() > 0.1
 
@@ -201,7 +192,7 @@ def test_a_shortcut_that_is_larger_than_the_output_is_left_out(tmp_path):
     case = Case(tmp_path, model_of(lines), Images())
     found = case.pairs()
     (target,), (read,) = whole(case.model, case.images, "b"), whole(case.changed, case.images, "m")
-    assert_split(found, np.concatenate([read, target], axis=1).reshape(11, 1, 9).astype(np.float64))
+    assert_moments(found, np.concatenate([read, target], axis=1).reshape(11, 1, 9).astype(np.float64))
 
 
 @pytest.mark.usefixtures("few_rows")
@@ -213,46 +204,31 @@ def test_there_are_so_many_rows_per_column_but_not_fewer_than_a_least(least, per
     monkeypatch.setattr(pairs, "ROWS_PER_COLUMN", per_column)
     found = Case(tmp_path, model_of(), Images()).pairs()
     assert_positions(np.concatenate(drawn), images=11, per_image=per_image)  # 24 columns
-    assert (found.fitting.count, found.checking.count) == (9 * per_image, 2 * per_image)
+    assert found.count == 11 * per_image
 
 
 def test_all_positions_are_taken_where_there_are_few(tmp_path):
     case = Case(tmp_path, model_of(), Images())
-    assert_split(case.pairs(), case.rows(np.tile(np.arange(40), (11, 1))))
+    assert_moments(case.pairs(), case.rows(np.tile(np.arange(40), (11, 1))))
 
 
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 11])
-def test_every_fourth_image_checks_however_they_are_batched(size, tmp_path, drawn, monkeypatch):
+def test_all_images_are_sampled_however_they_are_batched(size, tmp_path, drawn, monkeypatch):
     monkeypatch.setattr(replay, "_BATCH", size)
     case = Case(tmp_path, model_of(), Images())
     found = case.pairs()
     assert len(drawn[0]) == size
-    assert_split(found, case.rows(np.concatenate(drawn)))
+    assert_moments(found, case.rows(np.concatenate(drawn)))
 
 
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("batch", [2, 4, 5])
-def test_what_pads_a_fixed_batch_neither_fits_nor_checks(batch, tmp_path, drawn):
+def test_what_pads_a_fixed_batch_is_not_sampled(batch, tmp_path, drawn):
     found = Case(tmp_path / "fixed", model_of(batch=batch), Images()).pairs()
     positions = np.concatenate(drawn)
     assert_positions(positions, images=11, per_image=6)
-    assert_split(found, Case(tmp_path / "free", model_of(), Images()).rows(positions))
-
-
-@pytest.mark.usefixtures("few_rows")
-@pytest.mark.parametrize("batch", ["N", 5])
-@pytest.mark.parametrize("count", [1, 3, 4, 5])
-def test_three_images_are_all_fitted_to_and_the_fourth_checks(count, batch, tmp_path, drawn):
-    case = Case(tmp_path, model_of(batch=batch), Images(count))
-    found = case.pairs()
-    rows = Case(tmp_path / "free", model_of(), Images(count)).rows(np.concatenate(drawn))
-    if count < 4:
-        assert found.checking is None
-        assert_moments(found.fitting, rows)
-        assert_moments(found.joint, rows)
-    else:
-        assert_split(found, rows)
+    assert_moments(found, Case(tmp_path / "free", model_of(), Images()).rows(positions))
 
 
 @pytest.mark.usefixtures("few_rows")
@@ -281,4 +257,4 @@ def test_half_precision_is_summed_in_float32(tmp_path, drawn):
     case = Case(tmp_path, model_of(dtype="float16"), Images(dtype=np.float16))
     found = case.pairs()
     # activations of up to 4 have ten bits, and the whole runs round them elsewhere
-    assert_split(found, case.rows(np.concatenate(drawn)), atol=1e-2)
+    assert_moments(found, case.rows(np.concatenate(drawn)), atol=1e-2)

@@ -12,7 +12,6 @@ from onnxslim1x1.errors import PlanMismatchError
 from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
 from onnxslim1x1.graph.shapes import infer_shapes
-from onnxslim1x1.linalg.refit import RIDGES
 from onnxslim1x1.linalg.weighting import OutputWeighting
 from onnxslim1x1.runtime import pairs
 from onnxslim1x1.runtime.calibration import collect_moments, with_outputs
@@ -186,21 +185,6 @@ def test_a_refit_that_does_much_harm_is_not_kept(bench, losses, refused):
     plain = symmetric(bench, plan_of(bench))
     for name in refused:
         assert_identical({name: result.factors[name]}, {name: plain[name]})
-
-
-def test_images_that_are_left_out_decide_about_the_ridge(bench):
-    noise = Images(40, seed=1)
-    noise.values[np.arange(40) % 4 == 3] = np.random.default_rng(8).standard_normal((10, *noise.values.shape[1:]))
-    agree, differ = ([r.ridge for r in refits(rebuilt(bench, falling(), data=data)).values()]
-                     for data in (FITTING, noise))
-    assert sum(differ) > sum(agree)
-    assert {*agree, *differ} <= set(RIDGES)
-
-
-def test_three_images_are_too_few_to_leave_one_out(bench, monkeypatch):
-    monkeypatch.setattr(reconstruction, "_LEAST_ROWS", 1.0)
-    found = refits(rebuilt(bench, falling(), data=Images(3, seed=0)))
-    assert {r.ridge for r in found.values()} == {1.0}
 
 
 @pytest.mark.parametrize(("images", "left"), [(8, {"late"}), (9, set())])  # 35 positions for 60 columns in each image

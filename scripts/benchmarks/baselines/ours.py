@@ -7,20 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import onnxslim1x1
-from onnxslim1x1.search.plan import PlannedLayer, Refit
+from onnxslim1x1.search.plan import PlannedLayer
 
 from .job import Job
 
 OURS = "ours"
-_WEAK = 0.05  # a ridge that leaves a fit to the fitted images alone
 
 # Label -> what becomes of each planned layer. All rows rewrite the same layers with the same families and ranks, and
-# each adds a step to the one before; what `ours` adds to the last one is the ridge that left-out images choose.
+# each adds a step to the one before; what `ours` adds to the last one is the correction of what shortcuts bring.
 ABLATION: tuple[tuple[str, Callable[[PlannedLayer], PlannedLayer]], ...] = (
     ("symmetric", lambda layer: replace(layer, weighted=False, refit=None)),
     ("+weighting", lambda layer: replace(layer, refit=None)),
-    ("+asymmetric", lambda layer: replace(layer, refit=layer.refit and Refit(ridge=_WEAK))),
-    ("+residual", lambda layer: replace(layer, refit=layer.refit and replace(layer.refit, ridge=_WEAK))),
+    ("+asymmetric", lambda layer: replace(layer, refit=layer.refit and replace(layer.refit, residual=False))),
 )
 
 
