@@ -9,7 +9,7 @@ brings. A ridge holds the weights to the original ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,13 +90,18 @@ def assembled(bench: Workbench, factors: Mapping[str, Factorization]) -> Model:
     return edit.result()
 
 
-def symmetric(bench: Workbench, layers: Sequence[PlannedLayer]) -> dict[str, Factorization]:
+def symmetric(bench: Workbench, layers: Sequence[PlannedLayer], *, draft: bool = False) -> dict[str, Factorization]:
     """Factors as they come from the statistics of the original model alone.
+
+    Args:
+        bench: the layers.
+        layers: what was planned.
+        draft: whether drafts will do (see `Workbench`).
 
     Raises:
         RankError: a rank is out of range.
     """
-    return {p.layer: bench.factors(p.layer, p.strategy, p.ranks) for p in layers}
+    return {p.layer: bench.factors(p.layer, p.strategy, p.ranks, draft=draft) for p in layers}
 
 
 def judged(layers: Sequence[PlannedLayer], plain: Mapping[str, Factorization]) -> tuple[PlannedLayer, ...]:
@@ -122,19 +127,17 @@ def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
         RankError: a rank is out of range.
         RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
     """
-    plain = symmetric(bench, layers)
-    before = judge(assembled(bench, plain))
-    layers = judged(layers, plain)
-    kept = Reconstruction(layers=tuple(replace(p, refit=None) for p in layers), factors=plain, loss=before)
-    walk = _Walk(bench, layers, plain, settings or FitSettings(), judge=judge, loss=before)
-    if not walk.pending:
-        return kept
+    drafts = symmetric(bench, layers, draft=True)
+    before = judge(assembled(bench, drafts))
+    walk = _Walk(bench, layers, settings or FitSettings(), judge=judge, drafts=drafts, loss=before)
     walk.run(data)
-    loss = judge(assembled(bench, walk.factors))
+    factors, refits = walk.factors, walk.refits
+    loss = judge(assembled(bench, factors)) if refits else before
     if not loss < before:  # nor if it is no number
-        return kept
-    return Reconstruction(layers=tuple(replace(p, refit=walk.refits.get(p.layer)) for p in layers),
-                          factors=walk.factors, loss=loss)
+        factors, refits, loss = (symmetric(bench, layers) if refits else factors), {}, before
+    told = dict(factors) | {name: drafts[name] for name in refits}  # errors that statistics predict
+    return Reconstruction(layers=tuple(replace(p, refit=refits.get(p.layer)) for p in judged(layers, told)),
+                          factors=factors, loss=loss)
 
 
 def carry_out(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
@@ -146,7 +149,7 @@ def carry_out(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
         PlanMismatchError: a refit of the plan does not suit its layer.
         RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
     """
-    walk = _Walk(bench, layers, symmetric(bench, layers), settings or FitSettings())
+    walk = _Walk(bench, layers, settings or FitSettings())
     walk.run(data)
     return walk.factors
 
@@ -157,15 +160,24 @@ class _Walk:
     Attributes:
         pending: convolutions that are still to come. Those that are not fitted are walked through just the same, so
             that every bit repeats when a plan is carried out.
-        factors: by name, those of layers that were fitted already renewed.
+        factors: by name, of the layers behind which the walk is, and of all that are no convolutions.
         refits: what was done, by name.
+
+    Args:
+        bench: the layers.
+        layers: what was planned.
+        settings: seed, threads and progress.
+        judge: loss of a model.
+        drafts: factors with which the judge sees the layers that are still to come.
+        loss: of the model with those.
     """
 
-    def __init__(self, bench: Workbench, layers: Sequence[PlannedLayer], factors: Mapping[str, Factorization],
-                 settings: FitSettings, *, judge: Judge | None = None, loss: float = math.inf) -> None:
+    def __init__(self, bench: Workbench, layers: Sequence[PlannedLayer], settings: FitSettings, *,
+                 judge: Judge | None = None, drafts: Mapping[str, Factorization] | None = None,
+                 loss: float = math.inf) -> None:
         self._bench, self._settings, self._judge, self._least = bench, settings, judge, loss
-        self._planned = {p.layer: p for p in layers}
-        self.factors, self.refits = dict(factors), dict[str, Refit]()
+        self._planned, self._drafts = {p.layer: p for p in layers}, drafts or {}
+        self.factors, self.refits = dict[str, Factorization](), dict[str, Refit]()
         self.pending = [layer for name, layer in bench.layers.items()
                         if name in self._planned and layer.op_type == "Conv"]
         if judge is None:
@@ -186,9 +198,18 @@ class _Walk:
         return rows_per_column(layer.spec, images) >= _LEAST_ROWS
 
     def run(self, data: Batches) -> None:
-        """Fit what is pending."""
-        if self._is_over(len(data)):
-            return
+        """Find the factors of all layers."""
+        coming = {layer.name for layer in self.pending}
+        self._settle(name for name in self._planned if name not in coming)
+        if not self._is_over(len(data)):
+            self._walk(data)
+        self._settle(layer.name for layer in self.pending)
+
+    def _settle(self, names: Iterable[str]) -> None:
+        """Take the factors that come from statistics alone."""
+        self.factors |= symmetric(self._bench, [self._planned[name] for name in names])
+
+    def _walk(self, data: Batches) -> None:
         total = len(self.pending)
         with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
             tracks = _Tracks(self._bench, data, Path(folder), self._settings.threads)
@@ -217,6 +238,7 @@ class _Walk:
             shortcut = None
         tracks.advance(assembled(self._bench, self.factors), layer, shortcut)
         if not self._is_fitted(layer, len(tracks.original)):
+            self._settle([layer.name])
             return
         joint = collect_pairs(tracks.original, tracks.rewritten, layer, shortcut=shortcut, seed=self._settings.seed)
         ridge = wanted.ridge if wanted else _RIDGE
@@ -230,8 +252,9 @@ class _Walk:
         """Take new factors, unless the judge is against them."""
         fitted = self.factors | {layer.name: found}
         if along is not None:
-            loss = along(assembled(self._bench, fitted), layer)
+            loss = along(assembled(self._bench, {**self._drafts, **fitted}), layer)
             if not loss <= _TOLERATED * self._least:  # nor if it is no number
+                self._settle([layer.name])
                 return
             self._least = min(self._least, loss)
         self.factors, self.refits[layer.name] = fitted, refit

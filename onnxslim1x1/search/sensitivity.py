@@ -92,5 +92,5 @@ def _probes(candidates: Sequence[Candidate], layer: Layer) -> list[Candidate]:
 
 def _swap(bench: Workbench, layer: Layer, candidate: Candidate, judge: Judge) -> float:
     edit = GraphEdit(bench.model)
-    replace_layer(edit, layer, bench.trial(candidate).factors)
+    replace_layer(edit, layer, bench.factors(candidate.layer, candidate.strategy, candidate.ranks, draft=True).factors)
     return judge(edit.result(), layer)

@@ -220,24 +220,17 @@ class Workbench:
         return Candidate.make(layer.name, layer.spec, by_name(row.strategy), row.ranks, error=row.error,
                               loss=model.predict(row.loss) if model else row.loss)
 
-    def factors(self, layer: str, strategy: str, ranks: Ints) -> Factorization:
-        """Factors of a layer.
+    def factors(self, layer: str, strategy: str, ranks: Ints, *, draft: bool = False) -> Factorization:
+        """Factors of a layer; with `draft`, to try it with: in single precision where drafts are made.
 
         Raises:
             RankError: a rank is out of range.
             ModelError: as in `decomposition`.
         """
-        return self.decomposition(self.layers[layer], by_name(strategy)).truncate(ranks)
-
-    def trial(self, candidate: Candidate) -> Factorization:
-        """Factors of a candidate to try it with, from a draft where those are made.
-
-        Raises:
-            RankError: a rank is out of range.
-            ModelError: as in `decomposition`.
-        """
-        return self._roughly(self.layers[candidate.layer], by_name(candidate.strategy),
-                             lambda found: found.truncate(candidate.ranks))
+        found, family = self.layers[layer], by_name(strategy)
+        if draft:
+            return self._roughly(found, family, lambda decomposition: decomposition.truncate(ranks))
+        return self.decomposition(found, family).truncate(ranks)
 
     def _values(self, name: str, layer: Layer) -> NDArray[Any]:
         values = self.model.array(self._constants[name])

@@ -89,6 +89,11 @@ def bench(model, moments):
 
 
 @pytest.fixture(scope="module")
+def drafting(model, moments):
+    return Workbench(model, find_layers(model, infer_shapes(model).tensors), block=1, moments=moments, drafts=True)
+
+
+@pytest.fixture(scope="module")
 def measured(bench):
     return HeldOutLoss(bench.model, HELD_OUT, threads=1)
 
@@ -185,6 +190,20 @@ def test_a_refit_that_does_much_harm_is_not_kept(bench, losses, refused):
     plain = symmetric(bench, plan_of(bench))
     for name in refused:
         assert_identical({name: result.factors[name]}, {name: plain[name]})
+
+
+def test_drafts_are_only_tried(bench, drafting):
+    losses = (1.0, 1.2, 0.8, 0.7, 1.5, 0.6, 0.5)
+    exact, tried = rebuilt(bench, Told(*losses)), rebuilt(drafting, Told(*losses))
+    assert refits(tried) == refits(exact)
+    assert {name for name, refit in refits(tried).items() if refit is None} == {"stem", "right"}
+    assert_identical(tried.factors, exact.factors)
+    for have, want in zip(tried.layers, exact.layers, strict=True):
+        assert have.error == want.error if have.refit is None else have.error == pytest.approx(want.error, rel=1e-4)
+    assert tried.layers != exact.layers
+    refused = rebuilt(drafting, Told(1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 2.0))
+    assert_identical(refused.factors, symmetric(bench, plan_of(bench)))
+    assert refused.layers == rebuilt(bench, Told(1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 2.0)).layers
 
 
 @pytest.mark.parametrize(("images", "left"), [(8, {"late"}), (9, set())])  # 35 positions for 60 columns in each image
