@@ -31,17 +31,19 @@ class Shapes:
     Attributes:
         inputs: concrete shape of every graph input that must be fed.
         tensors: shape of every tensor that is fully known.
-        notes: one line for each free dimension that was chosen here.
+        notes: one line for each free dimension that was chosen here, and for what could not be inferred.
+        assumed: whether a dimension was chosen here.
     """
 
     inputs: Mapping[str, Shape]
     tensors: Mapping[str, Shape]
     notes: tuple[str, ...] = field(default=())
+    assumed: bool = False
 
     @property
     def advice(self) -> str:
         """What to do if the model does not run at these shapes: nothing, unless some of them were chosen here."""
-        if not self.notes:
+        if not self.assumed:
             return ""
         return "; the sizes that were assumed may not suit it, so give those of real inputs with --input-shape or --dim"
 
@@ -58,6 +60,7 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
     proto.CopyFrom(model.proto)
     _read_small(proto.graph, model)
     inputs, notes = _bind(proto, dict(input_shapes or {}), dict(dims or {}), model.where)
+    assumed = bool(notes)
     _forget_absurd(proto.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, data_prop=_countable(proto.graph))
@@ -70,7 +73,7 @@ def infer_shapes(model: Model, *, input_shapes: Mapping[str, Sequence[int]] | No
         shape = _concrete(info)
         if shape is not None:
             tensors[info.name] = shape
-    return Shapes(inputs=inputs, tensors=_in_bodies(graph) | tensors, notes=tuple(notes))
+    return Shapes(inputs=inputs, tensors=_in_bodies(graph) | tensors, notes=tuple(notes), assumed=assumed)
 
 
 def _read_small(graph: onnx.GraphProto, model: Model) -> None:

@@ -156,6 +156,8 @@ def test_failing_inference_is_noted_and_what_is_known_is_kept():
     assert shapes.tensors == {"x": (1, 3, 8, 9), "w": (4, 3, 3, 3)}
     (note,) = shapes.notes
     assert note.startswith("shape inference failed (")
+    assert not shapes.assumed
+    assert not shapes.advice  # nothing was chosen that could be wrong
     assert "\n" not in note
 
 
