@@ -17,6 +17,7 @@ Float64 = NDArray[np.float64]
 BEST = 10  # boxes per image that are compared
 _LEAST_PLACES = 16
 _PLACES_PER_VALUE = 10
+_PYRAMIDS = (1 + 4 + 16, 1 + 4 + 16 + 64)  # cells of three and of four grids for one of the coarsest
 _OVERLAP = 0.5  # from which on two boxes are the same, as PASCAL VOC has it
 _SUM_TOLERANCE = 1e-3
 
@@ -41,7 +42,8 @@ def find_raw(shapes: Mapping[str, Sequence[int]]) -> Raw | None:
     """Recognise the raw outputs of a detector by their shapes (batch axis included); None if there are none.
 
     At least 16 places are expected with scores and boxes apart; in one output of three axes ten times as many places as
-    values of each, because features of tokens have three axes, too.
+    values of each, because features of tokens have three axes, too. Places on the last axis are those of three or four
+    grids, each twice as fine as the next one: a recogniser of text has all its letters there.
     """
     three = {name: shape for name, shape in shapes.items() if len(shape) == 3}
     for boxes, shape in three.items():
@@ -52,7 +54,7 @@ def find_raw(shapes: Mapping[str, Sequence[int]]) -> Raw | None:
     for name, (_, places, values) in three.items():
         if 6 <= values <= places // _PLACES_PER_VALUE:
             return Raw(scores=name, boxes=name, kind="rows")
-        if 5 <= places <= values // _PLACES_PER_VALUE:
+        if 5 <= places <= values // _PLACES_PER_VALUE and any(values % cells == 0 for cells in _PYRAMIDS):
             return Raw(scores=name, boxes=name, kind="columns")
     return None
 

@@ -316,15 +316,15 @@ def test_the_background_is_no_box():
 @pytest.mark.parametrize("kind", ["apart", "rows", "columns"])
 def test_formats_of_detectors_are_the_same_boxes(kind):
     rng = np.random.default_rng(9)
-    centre, size = rng.random((1, 90, 2)) * 500, np.full((1, 90, 2), 4.0)
-    classes = rng.random((1, 90, 3))
+    centre, size = rng.random((1, 105, 2)) * 500, np.full((1, 105, 2), 4.0)
+    classes = rng.random((1, 105, 3))
     boxes, moved = (np.concatenate([centre + by, size], axis=2) for by in (0.0, 1.0))
 
     def outputs(where):
         if kind == "apart":
             return {"s": classes, "b": where}
         if kind == "rows":
-            return {"o": np.concatenate([where, np.ones((1, 90, 1)), classes], axis=2)}
+            return {"o": np.concatenate([where, np.ones((1, 105, 1)), classes], axis=2)}
         return {"o": np.concatenate([where, classes], axis=2).transpose(0, 2, 1)}
 
     raw = find_raw({n: v.shape for n, v in outputs(boxes).items()})

@@ -23,6 +23,7 @@ def chosen(asked="auto", inputs=IMAGES, floats=None, rows=2, **outputs):
     ("image", (2, 1, 64, 48), {"y": (2, 1, 64, 48)}),
     ("detection", IMAGES, {"scores": (2, 4420, 2), "boxes": (2, 4420, 4)}),
     ("detection", IMAGES, {"output0": (2, 84, 8400)}),
+    ("detection", IMAGES, {"output0": (2, 84, 34000)}),
     ("detection", IMAGES, {"output0": (2, 25200, 85)}),
     ("segmentation", IMAGES, {"y": (2, 21, 64, 48)}),
     ("segmentation", IMAGES, {"y": (2, 1, 64, 48)}),
@@ -32,6 +33,7 @@ def chosen(asked="auto", inputs=IMAGES, floats=None, rows=2, **outputs):
     ("regression", IMAGES, {"y": ()}),
     ("regression", IMAGES, {"y": (2, 512, 2, 2)}),
     ("regression", IMAGES, {"tokens": (2, 197, 768)}),
+    ("regression", IMAGES, {"letters": (2, 40, 6625)}),
 ])
 def test_auto(task, inputs, outputs):
     found = chosen(inputs=inputs, **outputs)
