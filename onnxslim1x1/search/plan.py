@@ -119,7 +119,8 @@ class PlannedLayer:
         layer: name.
         strategy: family.
         ranks: one per seam.
-        error: predicted relative error of the layer's output (of its weights if there was no data).
+        error: predicted relative error of the layer's output (of its weights if there was no data), to single precision
+            for a layer that is refitted.
         before: cost of the original.
         after: cost of the chain.
         speedup: measured time of the layer alone, old over new, or None if it was not measured.

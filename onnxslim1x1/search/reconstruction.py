@@ -31,6 +31,7 @@ from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Factorization
 from onnxslim1x1.strategies import by_name
 from onnxslim1x1.strategies.base import kernel_of, patch_matrix
+from onnxslim1x1.strategies.problem import LEAST_OF_DRAFT
 
 Progress = Callable[[float], None]
 Along = Callable[[Model, Layer], float]
@@ -135,7 +136,8 @@ def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
     loss = judge(assembled(bench, factors)) if refits else before
     if not loss < before:  # nor if it is no number
         factors, refits, loss = (symmetric(bench, layers) if refits else factors), {}, before
-    told = dict(factors) | {name: drafts[name] for name in refits}  # errors that statistics predict
+    unclear = [p for p in layers if p.layer in refits and drafts[p.layer].error <= LEAST_OF_DRAFT]
+    told = {**drafts, **{n: f for n, f in factors.items() if n not in refits}, **symmetric(bench, unclear)}
     return Reconstruction(layers=tuple(replace(p, refit=refits.get(p.layer)) for p in judged(layers, told)),
                           factors=factors, loss=loss)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Matrix = NDArray[np.floating[Any]]
 
-_LEAST_OF_DRAFT = 3e-3  # relative error: what single precision can tell from none
+LEAST_OF_DRAFT = 3e-3  # relative error: what single precision can tell from none
 
 
 class Stage:
@@ -93,7 +93,7 @@ class LayerProblem(Stage):
         self.scale, self._unit, self._least = 1.0, 1.0, 0.0
         self._draft: Matrix | None = None
         if draft:
-            self.scale, self._least = _magnitude(matrix), _LEAST_OF_DRAFT
+            self.scale, self._least = _magnitude(matrix), LEAST_OF_DRAFT
             self._unit = self.scale**2
             matrix = (matrix / self.scale).astype(np.float32)
             if root is not None:

@@ -206,6 +206,16 @@ def test_drafts_are_only_tried(bench, drafting):
     assert refused.layers == rebuilt(bench, Told(1.0, 0.9, 0.9, 0.9, 0.9, 0.9, 2.0)).layers
 
 
+def test_small_errors_are_told_exactly(bench, drafting):
+    full = plan_of(bench, ranks={"body": 8, "late": 9})
+    exact, tried = (rebuilt(b, falling(), layers=full) for b in (bench, drafting))
+    assert None not in refits(tried).values()
+    small = [(have.error, want.error) for have, want in zip(tried.layers, exact.layers, strict=True)
+             if want.error < 1e-3]
+    assert small
+    assert all(have == want for have, want in small)
+
+
 @pytest.mark.parametrize(("images", "left"), [(8, {"late"}), (9, set())])  # 35 positions for 60 columns in each image
 def test_a_layer_with_few_samples_is_left_as_it_is(bench, images, left):
     result = rebuilt(bench, falling(), data=Images(images, seed=1))
