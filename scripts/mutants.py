@@ -184,8 +184,8 @@ MUTANTS = (
            new="return float(np.mean(_losses(expected, found, parts)))",
            tests=("runtime/test_loss.py",)),
     Mutant(why="what is written comes from a draft", file="search/workbench.py",
-           old="return self.decomposition(self.layers[layer], by_name(strategy)).truncate(ranks)",
-           new="return self.decomposition(self.layers[layer], by_name(strategy), draft=True).truncate(ranks)",
+           old="return self.decomposition(found, family).truncate(ranks)",
+           new="return self.decomposition(found, family, draft=True).truncate(ranks)",
            tests=("search/test_workbench.py",)),
     # costs
     Mutant(why="MACs forget the groups", file="spec.py",
