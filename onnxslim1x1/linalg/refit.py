@@ -13,18 +13,11 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Affine:
-    """``rows @ matrix.T + bias``: matrix (O, q), bias (O,)."""
+class Regression:
+    """The fitted map ``rows @ matrix.T + bias``, matrix (O, d) and bias (O,), and the moments of its inputs."""
 
     matrix: Matrix
     bias: NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Regression:
-    """Result of `regress`: the fitted map and the moments of its inputs."""
-
-    map: Affine
     inputs: Moments
 
 
@@ -48,4 +41,4 @@ def regress(joint: Moments, start: Matrix, *, ridge: float) -> Regression:
     gram[np.diag_indices(size)] += added
     cross = covariance[size:, :size].astype(np.float64) + added * start
     matrix: Matrix = cho_solve(cho_factor(gram, overwrite_a=True, check_finite=False), cross.T, check_finite=False).T
-    return Regression(map=Affine(matrix=matrix, bias=mean[size:] - matrix @ mean[:size]), inputs=inputs)
+    return Regression(matrix=matrix, bias=mean[size:] - matrix @ mean[:size], inputs=inputs)

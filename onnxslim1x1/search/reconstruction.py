@@ -245,9 +245,8 @@ class _Walk:
         joint = collect_pairs(tracks.original, tracks.rewritten, layer, shortcut=shortcut, seed=self._settings.seed)
         ridge = wanted.ridge if wanted else _RIDGE
         fitted = regress(joint, patch_matrix(self._bench.weight(layer)), ridge=ridge)
-        found = by_name(planned.strategy).decompose(layer.spec, kernel_of(fitted.map.matrix, layer.spec),
-                                                    fitted.map.bias, fitted.inputs.shrunk(),
-                                                    self._bench.weighting(layer))
+        found = by_name(planned.strategy).decompose(layer.spec, kernel_of(fitted.matrix, layer.spec),
+                                                    fitted.bias, fitted.inputs.shrunk(), self._bench.weighting(layer))
         self._keep(layer, found.truncate(planned.ranks), Refit(ridge=ridge, residual=shortcut is not None), along)
 
     def _keep(self, layer: Layer, found: Factorization, refit: Refit, along: Along | None) -> None:
