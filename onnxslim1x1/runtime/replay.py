@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ from onnxslim1x1.runtime.calibration import Batches, fixed_batch, padded
 from onnxslim1x1.runtime.session import create_session, patient_options, run
 
 _BATCH = 16
+_MAPPED: Literal["r"] | None = None if os.name == "nt" else "r"  # Windows does not remove a file that is mapped
 
 
 class Replay:
@@ -129,8 +130,8 @@ class Replay:
         return self._folder / f"{self._names[name]}-{number}.npy"
 
     def _read(self, name: str, number: int) -> NDArray[Any]:
-        values: NDArray[Any] = np.load(self._file(name, number))
-        return values
+        values: NDArray[Any] = np.load(self._file(name, number), mmap_mode=_MAPPED)
+        return np.asarray(values)
 
     def _write(self, name: str, number: int, values: NDArray[Any]) -> None:
         if name not in self._names:

@@ -128,18 +128,25 @@ def reconstruct(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
         RankError: a rank is out of range.
         RuntimeFailure, DataError, OutputError: the models cannot be run on the data, or the disk is full.
     """
-    drafts = symmetric(bench, layers, draft=True)
+    able = [p for p in layers if can_be_fitted(bench.layers[p.layer], len(data))]
+    settled = symmetric(bench, [p for p in layers if p not in able])
+    drafts = settled | symmetric(bench, able, draft=True)
     before = judge(assembled(bench, drafts))
-    walk = _Walk(bench, layers, settings or FitSettings(), judge=judge, drafts=drafts, loss=before)
+    walk = _Walk(bench, layers, settings or FitSettings(), judge=judge, drafts=drafts, settled=settled, loss=before)
     walk.run(data)
     factors, refits = walk.factors, walk.refits
     loss = judge(assembled(bench, factors)) if refits else before
     if not loss < before:  # nor if it is no number
-        factors, refits, loss = (symmetric(bench, layers) if refits else factors), {}, before
+        factors, refits, loss = (settled | symmetric(bench, able) if refits else factors), {}, before
     unclear = [p for p in layers if p.layer in refits and drafts[p.layer].error <= LEAST_OF_DRAFT]
     told = {**drafts, **{n: f for n, f in factors.items() if n not in refits}, **symmetric(bench, unclear)}
     return Reconstruction(layers=tuple(replace(p, refit=refits.get(p.layer)) for p in judged(layers, told)),
                           factors=factors, loss=loss)
+
+
+def can_be_fitted(layer: Layer, images: int) -> bool:
+    """Whether so many images hold enough samples of a layer to decide about a refit; only convolutions have any."""
+    return layer.op_type == "Conv" and rows_per_column(layer.spec, images) >= _LEAST_ROWS
 
 
 def carry_out(bench: Workbench, layers: Sequence[PlannedLayer], data: Batches,
@@ -171,14 +178,15 @@ class _Walk:
         settings: seed, threads and progress.
         judge: loss of a model.
         drafts: factors with which the judge sees the layers that are still to come.
+        settled: factors from statistics alone that are known already.
         loss: of the model with those.
     """
 
     def __init__(self, bench: Workbench, layers: Sequence[PlannedLayer], settings: FitSettings, *,
                  judge: Judge | None = None, drafts: Mapping[str, Factorization] | None = None,
-                 loss: float = math.inf) -> None:
+                 settled: Mapping[str, Factorization] | None = None, loss: float = math.inf) -> None:
         self._bench, self._settings, self._judge, self._least = bench, settings, judge, loss
-        self._planned, self._drafts = {p.layer: p for p in layers}, drafts or {}
+        self._planned, self._drafts, self._settled = {p.layer: p for p in layers}, drafts or {}, settled or {}
         self.factors, self.refits = dict[str, Factorization](), dict[str, Refit]()
         self.pending = [layer for name, layer in bench.layers.items()
                         if name in self._planned and layer.op_type == "Conv"]
@@ -197,7 +205,7 @@ class _Walk:
         """Whether a layer is to be fitted anew: as planned, or if there are enough samples to decide about."""
         if self._judge is None:
             return self._planned[layer.name].refit is not None
-        return rows_per_column(layer.spec, images) >= _LEAST_ROWS
+        return can_be_fitted(layer, images)
 
     def run(self, data: Batches) -> None:
         """Find the factors of all layers."""
@@ -209,7 +217,9 @@ class _Walk:
 
     def _settle(self, names: Iterable[str]) -> None:
         """Take the factors that come from statistics alone."""
-        self.factors |= symmetric(self._bench, [self._planned[name] for name in names])
+        for name in names:
+            known = self._settled.get(name)
+            self.factors |= symmetric(self._bench, [self._planned[name]]) if known is None else {name: known}
 
     def _walk(self, data: Batches) -> None:
         total = len(self.pending)

@@ -6,7 +6,8 @@
 On this machine each model of DIR is compared with itself, `--runs` times with `--time` seconds: every claim of a
 difference is false. With `--load` another process keeps the last core busy meanwhile. With `--slowdown` a model that
 computes the same, but takes so much longer by a planted convolution, is compared with it `--tries` times, with
-`--long` seconds. Prints tables and writes the figures behind them to `--json`.
+`--long` seconds. Prints tables and writes the figures behind them to `--json`: a row for each model with the machine
+that it was measured on. Rows of other models stay in the file; a model that is measured again replaces its row.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 from noisy_machine import verdicts
 from planted import Planted, feeds_of, plant
 
+from onnxslim1x1.graph.save import write_text
 from onnxslim1x1.report.document import jsonable
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings, LatencyComparison, compare_models
 from onnxslim1x1.runtime.hardware import environment
@@ -72,7 +74,7 @@ def false_alarms(path: Path, settings: BenchmarkSettings, runs: int) -> dict[str
                 _show(f"{path.stem}: {len(found)} of {runs}")
     claims = [jsonable(one) | {"samples": None} for one in found if one.verdict != "no difference shown"]
     ratios = np.array([one.speedup for one in found])
-    return {"model": path.stem, "runs": runs, "claims": len(claims), "claimed": claims,
+    return {"model": path.stem, "time_s": settings.budget_s, "runs": runs, "claims": len(claims), "claimed": claims,
             "verdicts": Counter(one.verdict for one in found), "seconds": float(np.median(seconds)),
             "speedup_quantiles": np.quantile(ratios, (0, 0.05, 0.5, 0.95, 1)).tolist(),
             "noise_floor_quantiles": np.quantile([one.noise_floor for one in found], (0, 0.5, 1)).tolist(),
@@ -92,7 +94,8 @@ def detections(path: Path, slowdown: float, settings: BenchmarkSettings, tries: 
         seconds.append(time.perf_counter() - start)
         _show(f"{path.stem}: {len(found)} of {tries} slowed down by {planted.slower - 1:.1%}")
     hits = sum(one.verdict == "slower" and took <= LIMIT_S for one, took in zip(found, seconds, strict=True))
-    return {"model": path.stem, "planted": planted.where, "slower": planted.slower - 1, "tries": tries,
+    return {"model": path.stem, "time_s": settings.budget_s, "planted": planted.where,
+            "slower": planted.slower - 1, "tries": tries,
             "detected": hits, "verdicts": Counter(one.verdict for one in found), "seconds": max(seconds),
             "measured": [1 / one.speedup - 1 for one in found],
             "low": [1 / one.speedup_high - 1 for one in found], "high": [1 / one.speedup_low - 1 for one in found],
@@ -136,23 +139,23 @@ def _on_this_machine(options: argparse.Namespace) -> Iterator[tuple[str, dict[st
 
 def main() -> None:
     options = _arguments()
-    document: dict[str, Any] = {"environment": jsonable(environment(threads=options.threads)), "load": options.load,
-                                "time_s": options.time, "long_s": options.long}
+    document = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     if options.simulate:
         document["simulated"] = simulated(options.simulate)
+        _write(options.json, document)
+    machine = {"environment": jsonable(environment(threads=options.threads)), "load": options.load}
     with ExitStack() as stack:
         if options.load:
             stack.enter_context(busy_core())
         for key, row in _on_this_machine(options) if options.models else ():
-            document.setdefault(key, []).append(row)
+            others = [known for known in document.get(key, ()) if known["model"] != row["model"]]
+            document[key] = [*others, row | machine]
             _write(options.json, document)
-    _write(options.json, document)
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps(known | document, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
