@@ -11,16 +11,20 @@ from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.rewrite import replace_layer
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
-from onnxslim1x1.search.candidates import Candidate
+from onnxslim1x1.search.candidates import Candidate, rank_grid
 from onnxslim1x1.search.loss import LossModel
 from onnxslim1x1.search.workbench import Row, Workbench
+from onnxslim1x1.spec import Ineligible
+from onnxslim1x1.strategies import Strategy
 
 Judge = Callable[[Model, Layer], float]
 Progress = Callable[[float], None]
+Point = tuple[float, float]  # predicted and measured loss
 
 KIND = "sensitivity"
 
-_PROBES = (0.65, 0.35)  # fractions of the layer's MACs to keep in the swaps: a mild and a strong rewrite
+_MILD, _STRONG = 0.65, 0.35  # fractions of the layer's MACs to keep in the swaps
+_QUICK = "expand"  # family of the strong swap: one small eigenproblem, while the whole table may take seconds
 _MISJUDGED = 4.0  # measured over predicted loss; between 1 and 4 where the assumption holds
 
 
@@ -29,8 +33,8 @@ def measure_sensitivities(bench: Workbench, layers: Sequence[Layer], judge: Judg
     """Fit the loss model of every layer on the bench to two real swaps of that layer alone.
 
     The output weighting takes errors at different positions for independent, which fails in front of a global pooling:
-    the measured loss is then many times the predicted one. Where that is so, the swaps are tried without the weighting,
-    too, and the better choice is kept.
+    the measured loss is then many times the predicted one. Where that is so, the strong swap is tried without the
+    weighting, too, and the better choice is kept.
 
     Args:
         bench: the layers; its loss models and weightings are updated.
@@ -57,40 +61,34 @@ def measure_sensitivities(bench: Workbench, layers: Sequence[Layer], judge: Judg
 
 def _study(bench: Workbench, layer: Layer, judge: Judge) -> dict[str, Any]:
     """Table, weighting and measured losses of one layer, as plain values."""
-    probes = _probes(bench.candidates(layer), layer)
-    measured = [_swap(bench, layer, probe, judge) for probe in probes]
-    if probes and bench.is_weighted(layer) and measured[-1] > _MISJUDGED * probes[-1].loss:
-        probes, measured = _without_weighting(bench, layer, judge, (probes, measured))
+    families, points = bench.families(layer), list[Point]()
+    if not isinstance(families, Ineligible):
+        strong = _strong_swap(bench, layer, judge, next((f for f in families if f.name == _QUICK), families[0]))
+        points = [_swap(bench, layer, bench.candidates(layer), _MILD, judge), strong]
     return {"weighted": bench.is_weighted(layer), "table": [asdict(row) for row in bench.table(layer)],
-            "points": [[probe.loss, value] for probe, value in zip(probes, measured, strict=True)]}
+            "points": points}
 
 
-def _without_weighting(bench: Workbench, layer: Layer, judge: Judge,
-                       kept: tuple[list[Candidate], list[float]]) -> tuple[list[Candidate], list[float]]:
-    """The same swaps without the weighting if the strong one is better then, else `kept`, weighting included."""
-    table, weighting = bench.table(layer), bench.forget_weighting(layer)
-    probes = _probes(bench.candidates(layer), layer)
-    strong = _swap(bench, layer, probes[-1], judge)
-    if strong < kept[1][-1]:
-        return probes, [*(_swap(bench, layer, probe, judge) for probe in probes[:-1]), strong]
-    bench.restore_weighting(layer, weighting)
-    bench.adopt(layer, table, weighted=True)
-    return kept
+def _strong_swap(bench: Workbench, layer: Layer, judge: Judge, family: Strategy) -> Point:
+    """A strong rewrite by a family; the weighting of the layer is forgotten if less is lost without it."""
+    def tried() -> Point:
+        candidates = [bench.candidate(layer, family, ranks) for ranks in rank_grid(family, layer.spec, bench.block)]
+        return _swap(bench, layer, candidates, _STRONG, judge)
 
-
-def _probes(candidates: Sequence[Candidate], layer: Layer) -> list[Candidate]:
-    """For each fraction the candidate of least loss that keeps no more than it, mild ones first, none twice."""
-    found: list[Candidate] = []
-    for kept in _PROBES:
-        limit = kept * layer.spec.cost.macs
-        fitting = [c for c in candidates if c.cost.macs <= limit] or list(candidates)
-        best = min(fitting, key=lambda c: c.loss, default=None)
-        if best is not None and best not in found:
-            found.append(best)
+    found = tried()
+    if bench.is_weighted(layer) and found[1] > _MISJUDGED * found[0]:
+        weighting = bench.forget_weighting(layer)
+        other = tried()
+        if other[1] < found[1]:
+            return other
+        bench.restore_weighting(layer, weighting)
     return found
 
 
-def _swap(bench: Workbench, layer: Layer, candidate: Candidate, judge: Judge) -> float:
+def _swap(bench: Workbench, layer: Layer, candidates: Sequence[Candidate], kept: float, judge: Judge) -> Point:
+    """The candidate of least loss that keeps no more than a fraction of the MACs (of all, if each keeps more)."""
+    limit = kept * layer.spec.cost.macs
+    chosen = min([c for c in candidates if c.cost.macs <= limit] or candidates, key=lambda c: c.loss)
     edit = GraphEdit(bench.model)
-    replace_layer(edit, layer, bench.factors(candidate.layer, candidate.strategy, candidate.ranks, draft=True).factors)
-    return judge(edit.result(), layer)
+    replace_layer(edit, layer, bench.factors(layer.name, chosen.strategy, chosen.ranks, draft=True).factors)
+    return chosen.loss, judge(edit.result(), layer)

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from onnxslim1x1.graph.layers import Layer
 from onnxslim1x1.runtime.loss import HeldOutLoss
@@ -39,8 +41,10 @@ def choose(problem: Problem, step: int) -> Choice:
     options = {layer.name: options_of(problem, layer, step) for layer in problem.layers}
     require(problem, {name: found[-1] for name, found in options.items() if found})  # before the evaluations
     judge = HeldOutLoss(problem.model, problem.images(_JUDGED), threads=problem.run.threads)
-    scored = {name: [replace(o, score=-judge(problem.build({name: o}))) for o in found]
-              for name, found in options.items()}
+    with TemporaryDirectory(prefix="compression-") as folder:
+        along = judge.along(problem.model, Path(folder))  # runs only what is behind the layer
+        scored = {layer.name: [replace(o, score=-along(problem.build({layer.name: o}), layer))
+                               for o in options[layer.name]] for layer in problem.layers}
 
     def at(threshold: float) -> dict[str, Option]:
         picks = {name: strongest(found, threshold) for name, found in scored.items()}
