@@ -37,7 +37,7 @@ class Moments:
     @property
     def variance(self) -> float:
         """Mean variance, tr(covariance) / d, or 1e-30 if that is less."""
-        return max(float(np.trace(self.covariance)) / len(self.mean), 1e-30)
+        return max(float(np.trace(self.covariance, dtype=np.float64)) / len(self.mean), 1e-30)
 
     def regularized(self, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
         """Covariance with a ridge of 1e-5 to 1e-3 of the mean variance.
@@ -47,7 +47,7 @@ class Moments:
         """
         dimension = len(self.mean)
         scarcity = min(1.0, 10.0 * dimension / max(self.count, 1))
-        return self._ridged(1e-5 + 1e-3 * scarcity, dtype)
+        return self.ridged(1e-5 + 1e-3 * scarcity, dtype)
 
     def shrunk(self) -> Moments:
         """Moments with ``d / count`` of the mean variance added to all variances.
@@ -56,10 +56,11 @@ class Moments:
         eigenvalues spread by about ``sqrt(d / count)``: Ledoit and Wolf 2004), and a factorisation would drop just
         those directions.
         """
-        ridged = self._ridged(len(self.mean) / max(self.count, 1))
+        ridged = self.ridged(len(self.mean) / max(self.count, 1))
         return Moments(mean=self.mean, covariance=ridged.astype(np.float32), count=self.count)
 
-    def _ridged(self, ridge: float, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
+    def ridged(self, ridge: float, dtype: type[np.floating[Any]] = np.float64) -> NDArray[np.floating[Any]]:
+        """Covariance with `ridge` of the mean variance added to all variances."""
         ridged = self.covariance.astype(dtype)
         ridged[np.diag_indices(len(ridged))] += self.variance * ridge
         return ridged

@@ -36,9 +36,7 @@ def regress(joint: Moments, start: Matrix, *, ridge: float) -> Regression:
     size = start.shape[1]
     mean, covariance = joint.mean.astype(np.float64), joint.covariance
     inputs = Moments(mean=joint.mean[:size], covariance=covariance[:size, :size], count=joint.count)
-    gram = inputs.covariance.astype(np.float64)
-    added = ridge * max(float(np.trace(gram)) / size, 1e-30)
-    gram[np.diag_indices(size)] += added
-    cross = covariance[size:, :size].astype(np.float64) + added * start
+    gram = inputs.ridged(ridge)
+    cross = covariance[size:, :size].astype(np.float64) + ridge * inputs.variance * start
     matrix: Matrix = cho_solve(cho_factor(gram, overwrite_a=True, check_finite=False), cross.T, check_finite=False).T
     return Regression(matrix=matrix, bias=mean[size:] - matrix @ mean[:size], inputs=inputs)
