@@ -19,6 +19,7 @@ from onnxslim1x1.linalg.moments import Moments
 from onnxslim1x1.runtime.preprocess import preprocess
 from onnxslim1x1.runtime.session import create_session, run
 from onnxslim1x1.search.pipeline import model_cost
+from onnxslim1x1.search.plan_file import load_plan
 from onnxslim1x1.spec import ConvSpec
 from onnxslim1x1.strategies import by_name as family_named
 from onnxslim1x1.strategies.base import patch_matrix
@@ -26,6 +27,7 @@ from onnxslim1x1.strategies.base import patch_matrix
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "benchmarks"))
 
 import compression
+import parts
 from baselines import (
     channel_svd,
     int8,
@@ -537,3 +539,16 @@ def test_unknown_names_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         compression.main([str(tmp_path), "--methods", "magic"])
     assert "magic: unknown; choose from original, int8" in capsys.readouterr().err
+
+
+# ---- the parts of a plan ----
+
+@pytest.mark.parametrize("path", sorted(parts.RESULTS.glob("plans/*.json")), ids=lambda path: path.stem)
+def test_every_planned_layer_belongs_to_one_part(path):
+    plan = load_plan(path)
+    found = parts.parts(plan)
+    whole = found.pop(parts.WHOLE)
+    assert whole == plan.layers
+    assert [layer for own in found.values() for layer in own] == list(plan.layers)  # named in graph order
+    assert len(found) > 2
+    assert all(layer.layer.startswith(name) for name, own in found.items() for layer in own)
