@@ -3,6 +3,7 @@
     python scripts/benchmarks/slim_models.py DATA --threads 1 --json scripts/benchmarks/results/slim_models.json
 
 DATA holds `models/*.onnx` and the images that `CASES` names; a case whose files are missing is left out and said so.
+Rows of other models stay in the JSON, each with the machine that it was measured on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from onnxslim1x1 import api
 from onnxslim1x1.errors import SlimError
+from onnxslim1x1.graph.save import write_text
 from onnxslim1x1.report.document import jsonable
 from onnxslim1x1.report.format import count, ms
 from onnxslim1x1.runtime.benchmark import BenchmarkSettings
@@ -52,7 +54,8 @@ CASES = (
 
 def main() -> None:
     options = _arguments()
-    rows = []
+    document = json.loads(options.json.read_text()) if options.json and options.json.exists() else {"rows": []}
+    machine = jsonable(environment(threads=options.threads))
     print(f"{'model':26} {'budget':>7} {'layers':>6} {'MACs':>15} {'ms':>13} {'speed-up':>16} {'quality':>34} {'s':>5}")
     for case in CASES:
         model = options.data / "models" / f"{case.model}.onnx"
@@ -61,15 +64,16 @@ def main() -> None:
         if not model.exists():
             print(f"{case.model:26} left out: {model} is missing")
             continue
+        row = {"model": case.model, "target_macs": case.target_macs, "environment": machine}
         try:
-            rows.append(_row(case, model, options))
+            row |= _row(case, model, options)
         except SlimError as error:
-            rows.append({"model": case.model, "target_macs": case.target_macs, "error": str(error)})
+            row["error"] = str(error)
             print(f"{case.model:26} {error}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        document = {"environment": jsonable(environment(threads=options.threads)), "rows": rows}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        key = (case.model, case.target_macs)
+        document["rows"] = [*(r for r in document["rows"] if (r["model"], r["target_macs"]) != key), row]
+        if options.json:
+            write_text(options.json, json.dumps(document, indent=1) + "\n")
 
 
 def _row(case: Case, model: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def _row(case: Case, model: Path, options: argparse.Namespace) -> dict[str, Any]
     seconds = time.perf_counter() - analyzed
     _print(case, result, seconds)
     profile = analysis.profile
-    return {"model": case.model, "target_macs": case.target_macs, "analyze_s": analyzed - start, "slim_s": seconds,
+    return {"analyze_s": analyzed - start, "slim_s": seconds,
             "mapped": profile.mapped_s / profile.total_kernel_s if profile else None,
             "layers_without_time": [p.layer.name for p in analysis.layers if not p.time_s],
             "layers": len(result.plan.layers), "unchanged": result.unchanged, "before": jsonable(result.before),
