@@ -20,8 +20,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("report",)  # what the fast tests draw with
 # what the fast tests import besides: no dependencies of users, so they may be new
-TOOLS = ("check-jsonschema", "hypothesis", "jsonschema", "pre-commit", "pytest", "pyyaml", "xmlschema")
-FAST = ("-m", "not slow", "-x", "-q")
+TOOLS = ("check-jsonschema", "hypothesis", "jsonschema", "pre-commit", "pytest", "pytest-xdist", "pyyaml", "xmlschema")
+FAST = ("-m", "not slow", "-q", "-n", "2", "--dist", "worksteal")
 
 
 def lower_bound(text: str) -> str:

@@ -205,7 +205,7 @@ INSIDE = [
     ((*APPLY[:3], "-o", "images.npz"), 2, r"images\.npz: output and input are the same file"),
     ((*APPLY, "--cache", "here", "--no-cache"), 2, "--cache here: contradicts --no-cache"),
     ((*APPLY, "--threads", "-1"), 2, "--threads"), (APPLY[:3], 2, "--output"),
-    (("apply", "net.onnx", "-o", "out.onnx"), 2, "plan"),
+    (("apply", "net.onnx", "-o", "out.onnx"), 2, "(?i:plan)"),
     (("plan", "net.onnx", "-o", "."), 3, r"is a directory; name the file to write, such as plan\.json"),
     (("plan", "net.onnx", "-o", "net.onnx"), 2, r"net\.onnx: output and input are the same file"),
     ((*PLAN[:2], "-o", "images.npz", *IMAGES), 2, r"images\.npz: output and input are the same file"),
