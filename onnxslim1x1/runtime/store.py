@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +109,7 @@ class Store:
         """
         if any(array.dtype.hasobject for array in arrays.values()):
             raise ValueError(f"{kind}: only arrays of numbers can be kept")
-        self._keep(self._path(kind, key, "npz"), lambda file: np.savez(file, **arrays),  # type: ignore[arg-type]
+        self._keep(self._path(kind, key, "npz"), lambda file: _write_arrays(file, arrays),
                    sum(array.nbytes for array in arrays.values()))
 
     def entries(self) -> list[Entry]:
@@ -267,6 +268,14 @@ def _read_value(path: Path) -> Any:
     if _digest(content["value"]) != content["sha256"]:
         raise ValueError("changed since it was written")
     return content["value"]
+
+
+def _write_arrays(file: BinaryIO, arrays: Arrays) -> None:
+    """What `numpy.savez` writes; that of numpy 1.26 complains on the terminal where the disk is full."""
+    with ZipFile(file, "w") as archive:
+        for name, values in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, values, allow_pickle=False)
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
