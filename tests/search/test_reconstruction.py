@@ -222,6 +222,11 @@ def test_a_layer_with_few_samples_is_left_as_it_is(bench, images, left):
     assert {name for name, refit in refits(result).items() if refit is None} == left
 
 
+def test_no_draft_is_left_as_it_is(bench, drafting):
+    result = rebuilt(drafting, falling(), data=Images(8, seed=1))
+    assert_identical({"late": result.factors["late"]}, symmetric(bench, plan_of(bench, "late")))
+
+
 def test_what_is_left_as_it_is_can_be_refitted_by_a_plan(bench):
     few = Images(8, seed=1)
     plain = symmetric(bench, plan_of(bench, "late"))
