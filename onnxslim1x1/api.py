@@ -18,6 +18,7 @@ import onnx
 from onnxslim1x1.graph.model import Model, load
 from onnxslim1x1.graph.save import atomic_folder, copy_unchanged, require_writable, save, write_bytes
 from onnxslim1x1.runtime.compare import looks_like_classifier
+from onnxslim1x1.runtime.data import Dataset
 from onnxslim1x1.runtime.examine import examine
 from onnxslim1x1.runtime.hardware import Environment, environment
 from onnxslim1x1.runtime.options import DataOptions, RunOptions
@@ -48,7 +49,7 @@ class Check:
     """How `slim` checks its result.
 
     Attributes:
-        data: real inputs to validate on; the calibration data without it, else random inputs.
+        data: real inputs to validate on; without it calibration data that nothing was fitted to, else random inputs.
         settings: promises and how to measure them.
         keep_failed: write the file even if a promise is broken.
     """
@@ -253,19 +254,24 @@ def validate(original: Source, rewritten: Source, *, data: DataOptions | None = 
 
         require_layers(Path(plot), per_layer=chosen.accuracy.per_layer)
         _require_output(plot, load(original), example="errors.svg", option="--plot")
-    with _on_disk(original, "original.onnx") as first, _on_disk(rewritten, "rewritten.onnx") as second:
-        model = load(first)
-        shapes = options.shapes(model)
-        dataset = None if data is None else data.open(model, shapes)
-        costs = (model_cost(model, shapes), model_cost(load(second), shapes))
-        benchmark = replace(chosen.benchmark, threads=options.threads, provider=options.provider)
-        bound = shapes.inputs if options.input_shapes or options.dims or dataset is None else None
-        full = replace(chosen, benchmark=benchmark, seed=options.seed, shapes=bound)
-        report = validate_models(first, second, dataset=dataset, costs=costs, progress=options.progress, settings=full)
-        report = examine(report, (first, second), dataset=dataset, settings=full, progress=options.progress)
+    model = load(original)
+    dataset = None if data is None else data.open(model, options.shapes(model))
+    report = _validated(model, load(rewritten), dataset, options, chosen)
     if plot is not None and report.layers:
         write_bytes(Path(plot), layers_image(report.layers, Path(plot).suffix), "--plot")
     return report
+
+
+def _validated(original: Model, rewritten: Model, dataset: Dataset | None, options: RunOptions,
+               settings: ValidationSettings) -> ValidationReport:
+    with _on_disk(original, "original.onnx") as first, _on_disk(rewritten, "rewritten.onnx") as second:
+        shapes = options.shapes(original)
+        costs = (model_cost(original, shapes), model_cost(rewritten, shapes))
+        benchmark = replace(settings.benchmark, threads=options.threads, provider=options.provider)
+        bound = shapes.inputs if options.input_shapes or options.dims or dataset is None else None
+        full = replace(settings, benchmark=benchmark, seed=options.seed, shapes=bound)
+        report = validate_models(first, second, dataset=dataset, costs=costs, progress=options.progress, settings=full)
+        return examine(report, (first, second), dataset=dataset, settings=full, progress=options.progress)
 
 
 def slim(source: Source, output: Path | str | None = None, *, budget: Budget | None = None,
@@ -301,9 +307,9 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
         if draft:
             _write(subject.source, done, draft)
         if draft and check:
-            data = check.data or calibration
+            data = check.data.open(model, subject.shapes) if check.data else found.held_out
             with comparing(random=data is None, advice=subject.shapes.advice):
-                report = validate(source, draft, data=data, run=options, settings=_promised(check, wanted, subject))
+                report = _validated(model, load(draft), data, options, _promised(check, wanted, subject))
             if unchanged is None and (unchanged := not_faster(report, wanted)):
                 copy_unchanged(subject.source, draft)
             if not (unchanged or report.passed or check.keep_failed):
@@ -319,7 +325,7 @@ def slim(source: Source, output: Path | str | None = None, *, budget: Budget | N
 def _promised(check: Check, budget: Budget, subject: Subject) -> ValidationSettings:
     """The settings of a check; what the budget promises about accuracy is a gate on data of its own.
 
-    On the calibration images themselves it is not: there it was kept on those that nothing was fitted to.
+    On calibration images it is not: it was kept there already, as an upper bound.
     """
     if budget.max_drop is None or check.data is None:
         return check.settings
@@ -352,13 +358,13 @@ def _require_output(output: Path | str | None, model: Model, *inputs: Path | str
 
 
 @contextmanager
-def _on_disk(source: Source, name: str) -> Iterator[Path]:
+def _on_disk(model: Model, name: str) -> Iterator[Path]:
     """Path of a model; one in memory is written to a temporary file for as long as the block runs."""
-    if not isinstance(source, onnx.ModelProto):
-        yield Path(source)
+    if model.path:
+        yield model.path
         return
     with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
-        save(load(source), Path(folder) / name)
+        save(model, Path(folder) / name)
         yield Path(folder) / name
 
 

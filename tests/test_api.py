@@ -312,7 +312,7 @@ def test_gates(path, tmp_path, tolerance, keep, kept):
 
 
 def test_without_a_check_nothing_is_validated(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(api, "validate", lambda *_args, **_options: pytest.fail("validated"))
+    monkeypatch.setattr(api, "validate_models", lambda *_args, **_options: pytest.fail("validated"))
     result = api.slim(path, tmp_path / "out.onnx", budget=Budget(ranks={"wide": 8}), run=RUN, check=None)
     assert result.validation is None
     onnx.checker.check_model(tmp_path / "out.onnx", full_check=True)
@@ -326,6 +326,20 @@ def test_the_check_takes_its_own_data_else_the_calibration_data_else_random_inpu
         result = api.slim(path, budget=Budget(ranks={"wide": 8}), run=RUN, calibration=calibration, check=check)
         assert result.validation.data == name
         assert any("without calibration data" in w for w in result.warnings) == (calibration is None)
+
+
+@pytest.mark.parametrize(("count", "name", "checked"), [(39, "many.npy", 39), (44, "many.npy, held out", 9)])
+def test_images_that_were_fitted_to_do_not_serve_the_check_if_there_are_enough(path, tmp_path, count, name, checked):
+    """Every fifth one from the third on is held out."""
+    values = np.random.default_rng(2).standard_normal((count, 3, 22, 27), dtype=np.float32)
+    np.save(tmp_path / "many.npy", values)
+    result = api.slim(path, budget=Budget(ranks={"wide": 8}), run=RUN, check=Check(settings=QUICK),
+                      calibration=DataOptions(path=tmp_path / "many.npy"))
+    assert (result.validation.data, result.validation.images) == (name, checked)
+    np.save(tmp_path / "held_out.npy", values[2::5] if count > checked else values)
+    again = api.validate(path, result.rewrite.proto, run=RUN, settings=QUICK,
+                         data=DataOptions(path=tmp_path / "held_out.npy"))
+    assert (again.outputs, again.figures) == (result.validation.outputs, result.validation.figures)
 
 
 # ---- errors ----
@@ -346,7 +360,7 @@ def test_a_failure_leaves_nothing(path, tmp_path, monkeypatch):
     def fail(*_args, **_options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(api, "validate", fail)
+    monkeypatch.setattr(api, "validate_models", fail)
     with pytest.raises(RuntimeError):
         api.slim(path, tmp_path / "out.onnx", budget=Budget(ranks={"wide": 8}), run=RUN)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]

@@ -140,10 +140,17 @@ class RewriteResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Made:
-    """A plan, and the factors that it stands for."""
+    """A plan, and the factors that it stands for.
+
+    Attributes:
+        plan: the plan.
+        factors: by layer name.
+        held_out: calibration images that nothing was fitted to, or None without any images.
+    """
 
     plan: RewritePlan
     factors: Mapping[str, Factorization]
+    held_out: Dataset | None
 
 
 def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None, options: RunOptions) -> Made:
@@ -168,7 +175,7 @@ def make_plan(subject: Subject, budget: Budget, calibration: DataOptions | None,
         input_shapes={name: tuple(shape) for name, shape in options.input_shapes.items()},
         budget=budget, data=None if data is None else data.record, before=before, promise=found.promise,
         after=cost_after(before, found.layers), notes=subject.notes, layers=found.layers, skipped=found.skipped)
-    return Made(plan=plan, factors=found.factors)
+    return Made(plan=plan, factors=found.factors, held_out=None if data is None else data.promised)
 
 
 def _completed(budget: Budget, data: Calibration | None) -> Budget:
@@ -265,13 +272,15 @@ class Calibration:
         """
         data = options.open(subject.prepared.model, subject.shapes)
         numbers = np.arange(len(data))
-        held = numbers % 5 == 2 if len(data) >= _LEAST_TO_DIVIDE else np.ones(len(data), dtype=bool)
-        kept = ~held if len(data) >= _LEAST_TO_DIVIDE else held
+        divided = len(data) >= _LEAST_TO_DIVIDE
+        held = numbers % 5 == 2 if divided else np.ones(len(data), dtype=bool)
+        kept = ~held if divided else held
+        promised = replace(data.subset(numbers[held]), name=f"{data.name}, held out" if divided else data.name)
         macs = max(total_cost(subject.layers).macs, 1)
         judging, weighing = (min(max(int(budget / macs), least), most) for budget, (least, most) in (
             (_JUDGED_MACS, _JUDGING), (_WEIGHED_MACS, _WEIGHING)))
         return cls(fitting=data.subset(numbers[kept]), weighing=data.subset(_spread(numbers[kept], weighing)),
-                   judging=data.subset(_spread(numbers[held], judging)), promised=data.subset(numbers[held]),
+                   judging=data.subset(_spread(numbers[held], judging)), promised=promised,
                    record=PlannedData.of(options, data))
 
 
