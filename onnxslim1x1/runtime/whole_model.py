@@ -8,10 +8,11 @@ from functools import cached_property
 
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.graph.shapes import Shapes
-from onnxslim1x1.runtime.benchmark import BenchmarkSettings, LatencyComparison, compare_models
+from onnxslim1x1.runtime.benchmark import BenchmarkSettings, Latency, relative_speed
 from onnxslim1x1.runtime.hardware import environment
 from onnxslim1x1.runtime.inputs import model_inputs
 from onnxslim1x1.runtime.options import RunOptions
+from onnxslim1x1.runtime.ratio import Ratio
 from onnxslim1x1.runtime.session import random_feeds
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import model_shelf
@@ -59,14 +60,14 @@ class WholeModel:
         Raises:
             RuntimeFailure: onnxruntime cannot run one of them.
         """
-        return self._compared(model).speedup
+        return self._compared(model)[1].value
 
     @cached_property
     def _start(self) -> Mapping[str, float]:
         """Kept as the times of layers are, so that the next search has both from the same hour."""
         def taken() -> dict[str, float]:
-            found = self._compared(self._prepared)
-            return {"whole_s": found.original.p10_s, "prepared": found.speedup}
+            original, speedup = self._compared(self._prepared)
+            return {"whole_s": original.p10_s, "prepared": speedup.value}
 
         kept: Mapping[str, float] = self._shelf.once(_KIND, taken, what="start")
         return kept
@@ -80,6 +81,6 @@ class WholeModel:
             shapes=dict(self._shapes.inputs),
             machine=asdict(environment(threads=options.threads, provider=options.provider)))
 
-    def _compared(self, model: Model) -> LatencyComparison:
+    def _compared(self, model: Model) -> tuple[Latency, Ratio]:
         feeds = random_feeds(model_inputs(self._source, self._shapes), seed=self._options.seed)
-        return compare_models(self._source.source, model.source, feeds=feeds, settings=self._settings)
+        return relative_speed(self._source.source, model.source, feeds=feeds, settings=self._settings)

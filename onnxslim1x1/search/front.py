@@ -28,7 +28,8 @@ from onnxslim1x1.search.pipeline import (
 from onnxslim1x1.search.plan import Budget, PlannedData, PlannedLayer, PlannedModel, SkippedLayer, cost_after
 from onnxslim1x1.search.planner import Planner, matching
 from onnxslim1x1.search.reconstruction import assembled
-from onnxslim1x1.search.solve import Clock, placeholders
+from onnxslim1x1.search.solve import placeholders
+from onnxslim1x1.search.speeds import Clock
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import Cost, Factorization
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import cached_property
 
 import numpy as np
 
@@ -25,12 +25,12 @@ from onnxslim1x1.search.reconstruction import (
     reconstruct,
     symmetric,
 )
+from onnxslim1x1.search.speeds import Chosen, Clock, Speeds
 from onnxslim1x1.search.workbench import Workbench
 from onnxslim1x1.spec import ConvFactor, ConvSpec, Factorization
 from onnxslim1x1.strategies import by_name
 
 Stage = Callable[[str], Callable[[float], None] | None]
-Chosen = dict[str, Candidate]
 
 _CLOSE = 0.02  # of the target speed-up: nearer than this is within the noise
 _FAR = 0.9  # of the target speed-up: less than this counts as missed
@@ -42,33 +42,6 @@ _WEAKER = 2  # choices to try when the first one breaks its promise, before noth
 _STRONGER = 2  # choices to try when the first one keeps its promise easily
 _ROOM = 0.5  # of the drop that is allowed: more is tried only where less than this is lost
 _STEP = 3.0  # by which factor the predicted loss grows then
-
-
-class Clock(Protocol):
-    """What the whole model takes, measured."""
-
-    @property
-    def whole_s(self) -> float:
-        """Seconds per run of the model as it was given."""
-        ...
-
-    @property
-    def prepared(self) -> float:
-        """Speed-up of the model before any layer is rewritten."""
-        ...
-
-    @property
-    def realised(self) -> float:
-        """Part of the predicted saving that an earlier search found in the whole model; 1 without one."""
-        ...
-
-    def remember(self, realised: float) -> None:
-        """Keep that part for the next search."""
-        ...
-
-    def speedup(self, model: Model) -> float:
-        """Time of the model as it was given over that of another one."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -129,7 +102,11 @@ class Solver:
                  fitting: Batches | None = None, held_out: HeldOut | None = None) -> None:
         self._bench, self._planner, self._budget = bench, planner, budget
         self._clock, self._fitting, self._held_out = clock, fitting, held_out
-        self._speeds: list[tuple[Chosen, float]] = []
+
+    @cached_property
+    def _speeds(self) -> Speeds:
+        return Speeds(self._clock, lambda chosen: assembled(self._bench, placeholders(self._bench, chosen)),
+                      explicit=self._planner.explicit)
 
     def solve(self, settings: FitSettings, stage: Stage) -> Solution:
         """Choose, fit and check; weaker choices until the promise holds, stronger ones where it holds easily.
@@ -150,7 +127,7 @@ class Solver:
         promise = Promise(
             max_drop=asked.max_drop, held_out_drop=kept.drop, held_out_loss=kept.made.loss,
             predicted_loss=total_loss(chosen) if self._held_out else None, target_speedup=asked.target_speedup,
-            measured_speedup=None if asked.target_speedup is None else self._speed(chosen))
+            measured_speedup=None if asked.target_speedup is None else self._speeds.measured(chosen))
         return Solution(layers=kept.made.layers, skipped=self._planner.selection(chosen).skipped,
                         factors=kept.made.factors, promise=promise)
 
@@ -210,11 +187,8 @@ class Solver:
 
     def _as_fast_as(self, target: float) -> Chosen:
         """The choice whose measured speed-up is nearest to the target, approached from the predicted times."""
-        whole, explicit = self._clock.whole_s, self._planner.explicit
-        if not explicit:
-            self._speeds.append(({}, self._clock.prepared))
-        start = whole / self._speed(explicit)
-        fixed, needed = math.fsum(map(saved_seconds, explicit.values())), start - whole / target
+        speeds, fixed = self._speeds, math.fsum(map(saved_seconds, self._planner.explicit.values()))
+        needed = speeds.saved_s(target)
         realised = self._clock.realised
         save, little, much = needed / realised, 0.0, math.inf
         for number in range(_CORRECTIONS):
@@ -226,8 +200,8 @@ class Solver:
                 chosen = self._planner.strongest(saved_seconds)
             most = self._planner.most(saved_seconds) - fixed  # less than before if layers turned out not to pay
             save = min(save, most)
-            found = self._speed(chosen)
-            saved = start - whole / found
+            found = speeds.estimated(chosen, target)
+            saved = speeds.saved_s(found)
             realised = max(saved / save, 1 / _AT_ONCE) if save > 0 else realised
             if abs(found / target - 1) < _CLOSE or (found < target and save >= most):
                 break
@@ -238,24 +212,11 @@ class Solver:
             elif not little < save < much:
                 save = (little + min(much, most)) / 2
         self._clock.remember(realised)
-        best, achieved = self._nearest(target)
+        best, achieved = speeds.nearest(target, least=target * _FAR)
         if achieved < target * _FAR:
             raise InfeasibleBudget(f"--target-speedup {target:g}: {self._bench.model.where} can become "
                                    f"{achieved:.2f}x as fast, measured; ask for less")
         return best
-
-    def _nearest(self, target: float) -> tuple[Chosen, float]:
-        """Of the choices that were timed the one nearest to a speed-up, or the fastest if all of them miss it."""
-        enough = [known for known in self._speeds if known[1] >= target * _FAR]
-        return min(enough or self._speeds, key=lambda known: abs(known[1] / target - 1))
-
-    def _speed(self, chosen: Chosen) -> float:
-        """Measured speed-up of a choice; each is measured once."""
-        known = next((speed for other, speed in self._speeds if other == chosen), None)
-        if known is None:
-            known = self._clock.speedup(assembled(self._bench, placeholders(self._bench, chosen)))
-            self._speeds.append((chosen, known))
-        return known
 
     def _fit(self, chosen: Chosen, settings: FitSettings) -> Reconstruction:
         layers = self._planner.selection(chosen).layers

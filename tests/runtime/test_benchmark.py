@@ -19,6 +19,7 @@ from onnxslim1x1.runtime.benchmark import (
     LatencyComparison,
     compare_latency,
     compare_models,
+    relative_speed,
     time_session,
     timing_options,
 )
@@ -293,6 +294,30 @@ def test_compare_models_times_files_and_bytes(tmp_path):
         assert found.original.provider == "CPUExecutionProvider"
         assert found.original.threads == found.rewritten.threads == 1
         assert 0 < found.speedup_low <= found.speedup <= found.speedup_high
+
+
+def test_relative_speed_times_two_sessions_by_turns(tmp_path, monkeypatch):
+    loaded, real = [], benchmark.create_session
+    monkeypatch.setattr(benchmark, "create_session", lambda source, **options: loaded.append(source) or real(
+        source, **options))
+    path = tmp_path / "original.onnx"
+    path.write_bytes(model_bytes(2.0))
+    original, speedup = relative_speed(path, model_bytes(-3.0), feeds=FEEDS, settings=QUICK)
+    assert Counter(loaded) == {path: 1, model_bytes(-3.0): 1}
+    assert (original.runs, original.provider, original.threads) == (3, "CPUExecutionProvider", 1)
+    assert 0 < speedup.low <= speedup.value <= speedup.high
+
+
+def test_relative_speed_is_the_time_of_the_original_over_that_of_the_other(monkeypatch):
+    def told(fresh, **_):
+        fresh()  # as the rounds do
+        return Rounds(seconds=np.array([[0.03, 0.02], [0.06, 0.04], [0.09, 0.06]]), sittings=np.zeros(3, np.int64))
+
+    monkeypatch.setattr(benchmark, "measure", told)
+    original, speedup = relative_speed(model_bytes(2.0), model_bytes(-3.0), feeds=FEEDS, settings=QUICK)
+    assert (original.median_s, speedup.value) == (0.06, pytest.approx(1.5))
+    assert speedup.low < 1.49  # a single sitting hides what sessions differ by
+    assert speedup.high > 1.51
 
 
 def test_compare_models_says_which_model_fails(tmp_path):

@@ -29,13 +29,13 @@ def model():
 @pytest.fixture
 def timed(model, monkeypatch):
     """A clock with a store, and the models that were timed, in order; timings take no time."""
-    seen, real = [], whole_model.compare_models
+    seen, real = [], whole_model.relative_speed
 
     def noting(source, rewritten, **options):
         seen.append(rewritten)
         return real(source, rewritten, **options)
 
-    monkeypatch.setattr(whole_model, "compare_models", noting)
+    monkeypatch.setattr(whole_model, "relative_speed", noting)
     monkeypatch.setattr(whole_model, "_TIMING", BenchmarkSettings(budget_s=0.0, warmup_s=0.0, min_rounds=2))
 
     def clock(store, threads=1):

@@ -229,6 +229,27 @@ def test_what_one_search_learns_about_the_machine_shortens_the_next(bench, real)
         assert len(clock.said) - before == timings
 
 
+class Noisy(Clock):
+    """Whose timings are wrong by what it is told, in turn."""
+
+    def __init__(self, bench, *factors):
+        super().__init__(bench)
+        self.factors = iter(factors)
+
+    def speedup(self, model):
+        self.said.append(super().speed(macs_of(model)) * next(self.factors))
+        return self.said[-1]
+
+
+@pytest.mark.parametrize("target", [1.3, 1.5, 1.6, 1.8, 2.0])
+@pytest.mark.parametrize("off", [0.028, -0.028, 0.035, -0.035])
+def test_timings_that_contradict_each_other_meet_in_the_middle(bench, target, off):
+    clock = Noisy(bench, 1 + off, 1 - off, 1.0)
+    found = solved(bench, Budget(target_speedup=target), clock=clock)
+    assert len(clock.said) <= 3
+    assert clock.speed(macs_after(bench, found)) == pytest.approx(target, rel=0.01)
+
+
 @pytest.mark.parametrize("target", [1.015, 1.03])
 def test_a_small_target_is_not_nothing(bench, target):
     found = solved(bench, Budget(target_speedup=target))
