@@ -24,6 +24,8 @@ Options = dict[str, tuple[Candidate, ...]]
 LEAST_SPEEDUP = 1.02  # a layer must gain more than the noise of a measurement to be worth any error
 SAME_SPEED = 0.7  # where MACs or parameters are the target: microseconds are mistimed by a quarter when busy
 _BISECTIONS = 12
+_TIMED = 100  # candidates of all layers that are timed at most, but for
+_LEAST_TIMED = 10  # of each: among many layers the knapsack needs no more
 _SURELY = 1.01  # how far above the allowed error a bound must lie
 
 
@@ -151,10 +153,11 @@ class Planner:
         """
         if self._measure is None:
             raise ValueError("the time of a candidate needs a measurement")
+        most = max(_TIMED // max(sum(map(bool, self._options.values())), 1), _LEAST_TIMED)
         for number, (name, found) in enumerate(list(self._options.items())):
             before = seconds(self._bench.layers[name].spec)
             kept = []
-            for candidate in thinned(undominated(found, saved_macs)):
+            for candidate in thinned(undominated(found, saved_macs), saved_macs, most):
                 speedup = self._speedup(candidate)
                 if speedup >= LEAST_SPEEDUP:
                     timed = replace(candidate, saved_s=before * (1 - 1 / speedup))
@@ -279,11 +282,26 @@ def undominated(candidates: Iterable[Candidate], amount: Amount) -> tuple[Candid
     return tuple(reversed(kept))
 
 
-def thinned(candidates: Sequence[Candidate], most: int = 14) -> tuple[Candidate, ...]:
-    """At most so many of them, evenly spread, the first and the last included."""
-    if len(candidates) <= most:
-        return tuple(candidates)
-    return tuple(candidates[round(i * (len(candidates) - 1) / (most - 1))] for i in range(most))
+def thinned(front: Sequence[Candidate], amount: Amount, most: int) -> tuple[Candidate, ...]:
+    """At most so many (2 or more) of undominated candidates by rising saving, the first and the last one included.
+
+    Over many layers two neighbours stand in for what lies between them. So one candidate after the other is left out,
+    whichever loses most against the line through its neighbours, relative to its loss; Visvalingam and Whyatt 1993
+    draw coasts like this. On ResNet-18 ten are as good as 20 that are spread evenly.
+    """
+    points, chosen = [(amount(c), c.loss) for c in front], list(front)
+    while len(chosen) > most:
+        above = [_above(*points[i:i + 3]) for i in range(len(points) - 2)]
+        least = above.index(min(above)) + 1
+        del chosen[least], points[least]
+    return tuple(chosen)
+
+
+def _above(before: tuple[float, float], point: tuple[float, float], after: tuple[float, float]) -> float:
+    """By how much the line from `before` to `after` lies above a point (amount, loss), relative to its loss."""
+    part = (point[0] - before[0]) / (after[0] - before[0])
+    line = before[1] + part * (after[1] - before[1])
+    return line / point[1] - 1 if point[1] > 0 else math.inf
 
 
 def _strongest(options: Options, amount: Amount = saved_macs) -> dict[str, Candidate]:
