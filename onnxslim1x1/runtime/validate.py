@@ -32,7 +32,7 @@ from onnxslim1x1.runtime.compare import (
 )
 from onnxslim1x1.runtime.evidence import Footprint
 from onnxslim1x1.runtime.footprint import Errand, measure_footprint
-from onnxslim1x1.runtime.labels import check_labels
+from onnxslim1x1.runtime.labels import Labels, check_labels
 from onnxslim1x1.runtime.metrics import Batch
 from onnxslim1x1.runtime.series import figure
 from onnxslim1x1.runtime.session import (
@@ -47,7 +47,6 @@ from onnxslim1x1.runtime.timing import Wanted, combinations, require_batches
 from onnxslim1x1.runtime.verdict import CheckResult, Gate, Tolerance, ValidationReport, judge, require_figures
 from onnxslim1x1.spec import Cost
 
-Labels = NDArray[np.int64]
 USUAL_CONFIDENCE = 0.95  # of intervals where none was asked for
 StageProgress = Callable[[str, float], None]
 __all__ = ["CheckResult", "Dataset", "Gate", "Tolerance", "ValidationReport", "ValidationSettings", "check_models",

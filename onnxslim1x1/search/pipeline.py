@@ -218,22 +218,25 @@ def groundwork(subject: Subject, budget: Budget, *, data: Calibration | None, op
 def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None,
                     options: RunOptions) -> tuple[Workbench, HeldOut | None]:
     """The bench with statistics and sensitivities, and what judges on held-out images."""
-    block = channel_block(options.provider)
-    fitted = _reachable(subject, budget, block)
+    model = subject.prepared.model
+    judge = None if data is None else _judge(model, data.judging, options)  # first: labels may not fit
+    fitted = _reachable(subject, budget, channel_block(options.provider))
     drafts = budget.max_error is None  # whose errors are told from 0.003 on
     bench = workbench(subject, fitted, data, options, weighed=fitted, drafts=drafts)
-    if data is None:
+    if data is None or judge is None:
         return bench, None
-    model = subject.prepared.model
-    judge = HeldOutLoss(model, data.judging, threads=options.threads)
     if budget.max_drop is not None or budget.has_target:
         shelf = judged_shelf(subject, data, options).at(drafts=drafts)
         layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]
         with TemporaryDirectory(prefix="onnxslim1x1-") as folder:
             measure_sensitivities(bench, layers, judge.along(model, Path(folder)), shelf=shelf,
                                   progress=options.stage("sensitivity"))
-    promised = judge if budget.max_drop is None else HeldOutLoss(model, data.promised, threads=options.threads)
+    promised = judge if budget.max_drop is None else _judge(model, data.promised, options)
     return bench, HeldOut(loss=judge, drop=promised.drop)
+
+
+def _judge(model: Model, data: Dataset, options: RunOptions) -> HeldOutLoss:
+    return HeldOutLoss(model, data, labels=data.labels, threads=options.threads)
 
 
 def judged_shelf(subject: Subject, data: Calibration, options: RunOptions) -> Shelf:

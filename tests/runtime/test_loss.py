@@ -8,6 +8,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from onnxslim1x1.errors import DataError
 from onnxslim1x1.graph.edit import GraphEdit
 from onnxslim1x1.graph.layers import find_layers
 from onnxslim1x1.graph.model import load
@@ -157,6 +158,56 @@ def test_a_drop_is_the_mean_of_what_is_lost_and_one_standard_error_and_what_is_u
 def test_scores_may_be_logits(shift):
     found = dropped(np.log(PROBABILITIES) + shift, NEXT)
     assert found == pytest.approx(dropped(PROBABILITIES, NEXT), rel=1e-5)
+
+
+def hesitant(count=3000, *, sharpness, seed=4):
+    """Logits and labels that are drawn from their probabilities, once they are multiplied by `sharpness`."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (count, 3)).astype(np.float32)
+    real = np.exp(sharpness * logits)
+    cumulated = (real / real.sum(axis=1, keepdims=True)).cumsum(axis=1)
+    return logits, (rng.random((count, 1)) > cumulated).sum(axis=1)
+
+
+def dropped_with(rows, labels, matrix=NEXT):
+    return HeldOutLoss(turned(np.eye(3)), Rows(rows), labels=np.asarray(labels, np.int64)).drop(turned(matrix))
+
+
+@pytest.mark.parametrize("sharpness", [1.5, 2.5])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_labels_tell_that_the_original_is_right_more_often_than_it_thinks(sharpness, probabilities):
+    logits, labels = hesitant(sharpness=sharpness)
+    given = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) if probabilities else logits
+    assert dropped_with(given, labels) == pytest.approx(dropped(sharpness * logits, NEXT), rel=0.04)
+    assert dropped_with(given, labels) > 1.15 * dropped(logits, NEXT)
+    counted = (logits.argmax(axis=1) == labels).mean() - ((logits @ NEXT).argmax(axis=1) == labels).mean()
+    assert dropped_with(given, labels) == pytest.approx(counted, abs=0.04)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 0.5, 0.0, -1.0])
+def test_labels_never_allow_more(sharpness):
+    """Not even where they are those of other images."""
+    logits, labels = hesitant(sharpness=sharpness)
+    assert dropped_with(logits, labels) == pytest.approx(dropped(logits, NEXT), rel=0.02)
+    assert dropped_with(logits, labels) > 0.999 * dropped(logits, NEXT)
+
+
+def test_labels_that_are_always_right_leave_no_doubt():
+    logits, _ = hesitant(50, sharpness=1.0)
+    found = dropped_with(logits, logits.argmax(axis=1))
+    assert found == pytest.approx(dropped(10 * logits, NEXT), rel=1e-3)
+    assert math.isfinite(found)
+
+
+def test_labels_have_to_be_classes_of_the_model():
+    with pytest.raises(DataError, match=r"output y: label 3 \(sample 1\), but the model has 3 classes"):
+        dropped_with(PROBABILITIES, [0, 3, 1, 1])
+
+
+def test_labels_are_nothing_to_outputs_that_are_no_scores():
+    with_labels, without = (HeldOutLoss(scaled(1.0, classes=False), Images(4), labels=labels)
+                            for labels in (np.array([7, 0, 1, 2]), None))
+    assert with_labels.drop(scaled(1.5, classes=False)) == without.drop(scaled(1.5, classes=False))
 
 
 def test_of_one_image_there_is_no_standard_error():
