@@ -190,6 +190,7 @@ def test_the_action_slims_and_validates(repository, tmp_path):
     assert (tmp_path / "step.md").read_text(encoding="utf-8").count("## ✅ onnxslim1x1") == 2
 
 
+@pytest.mark.slow
 def test_the_action_fails_with_the_code_of_the_gate(repository, tmp_path):
     assert Runner(tmp_path).run()[0] == 0
     worsen(repository / "model-slim.onnx")
@@ -223,6 +224,7 @@ def gitlab(**variables):
                           capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_gitlab_job_slims_and_validates(repository, tmp_path):
     result = gitlab()
     assert result.returncode == 0, result.stderr
@@ -236,6 +238,7 @@ def test_the_gitlab_job_slims_and_validates(repository, tmp_path):
     assert slow.returncode == 5, slow.stderr  # slim wrote a good one again
 
 
+@pytest.mark.slow
 def test_the_hook_runs_the_gate(repository):
     """As pre-commit calls it: the entry, without names of files, where the repository is."""
     assert HOOK["pass_filenames"] is False
@@ -246,6 +249,7 @@ def test_the_hook_runs_the_gate(repository):
     assert subprocess.run(shlex.split(HOOK["entry"]), check=False, capture_output=True).returncode == 4
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_the_model_and_the_gate(repository):
     (repository / "Makefile").write_text(block("make"))
     first = subprocess.run(["make", "gate"], check=False, capture_output=True, text=True)

@@ -56,12 +56,14 @@ def took(machine, runnable):
     return machine.clock() - begin
 
 
+@pytest.mark.slow
 def test_false_alarms_are_rare():
     """1,000 comparisons of a model with itself, one second each."""
     found = noisy_machine.verdicts(range(1000), SHORT)
     assert found["faster"] + found["slower"] < 10
 
 
+@pytest.mark.slow
 def test_false_alarms_are_rare_where_loading_takes_too_long_for_fresh_sessions():
     found = noisy_machine.verdicts(range(500), SHORT, load_s=0.5)
     assert found["faster"] + found["slower"] < 5
@@ -100,6 +102,7 @@ def test_a_planted_convolution_changes_no_result():
     assert made.slower == pytest.approx(1 / made.measured.speedup)
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_it_found(tmp_path):
     models = tmp_path / "models"
     models.mkdir()

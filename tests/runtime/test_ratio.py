@@ -60,6 +60,7 @@ def covered(sample, count=250):
     return hits / count
 
 
+@pytest.mark.slow
 def test_the_interval_covers_where_rounds_hang_together():
     """Stretches of 10 rounds share an error as large as that of single rounds: independent rounds would give 60 %."""
     def sample(rng):
