@@ -27,7 +27,7 @@ class StarterFlags:
     """What is known already."""
 
     calibration: Annotated[Path | None, typer.Option(
-        help="Images to fit to, without labels: a folder, .npy or .npz.")] = None
+        help="Images to fit to, labels not needed: a folder, .npy or .npz.")] = None
     data: Annotated[Path | None, typer.Option(help="Images to compare on: a folder, .npy or .npz.")] = None
     labels: Annotated[Path | None, typer.Option(help="Their labels, if they do not come with them.")] = None
     preprocess: Annotated[str | None, typer.Option(

@@ -28,7 +28,7 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="File to writ
 OptionalOutput = Annotated[Path | None, typer.Option(
     "--output", "-o", help="File to write (needed without --explore).", show_default=False)]
 CalibrationOption = Annotated[Path | None, typer.Option(
-    help="Images to fit to, without labels: a folder, .npy or .npz.")]
+    help="Images to fit to, labels not needed: a folder, .npy or .npz.")]
 GateOption = Annotated[list[str] | None, typer.Option(
     help="Gate on any figure that validate shows: 'psnr_db>=40', 'kl<=0.05'; repeatable.")]
 CacheOption = Annotated[Path | None, typer.Option(
