@@ -34,7 +34,7 @@ class HeldOutLoss:
     Args:
         original: what others are compared with.
         data: the images.
-        labels: their classes, for `drop`; None where they are not known.
+        labels: their classes of the first output with class scores, for `drop`; None where they are not known.
         threads: intra-op threads.
 
     Raises:
@@ -49,8 +49,10 @@ class HeldOutLoss:
         self._outputs = [o.name for o in original.proto.graph.output]
         self._expected = self._run(original)
         self._parts = [None if looks_like_classifier(values.shape) else Parts.of(values) for values in self._expected]
-        self._temperatures = [1.0 if labels is None or parts is not None else _temperature(values, labels, name)
-                              for name, values, parts in zip(self._outputs, self._expected, self._parts, strict=True)]
+        self._temperatures = [1.0] * len(self._outputs)
+        if labels is not None and None in self._parts:
+            first = self._parts.index(None)  # as in `validate`: whose the labels of other outputs are is not known
+            self._temperatures[first] = _temperature(self._expected[first], labels, self._outputs[first])
 
     def __call__(self, model: Model) -> float:
         """Loss of a model; infinite if an output is not finite.

@@ -204,6 +204,22 @@ def test_labels_have_to_be_classes_of_the_model():
         dropped_with(PROBABILITIES, [0, 3, 1, 1])
 
 
+def test_labels_are_those_of_the_first_output_with_scores():
+    """The second one has fewer classes."""
+    logits, labels = hesitant(200, sharpness=2.0)
+
+    def both(matrix):
+        proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N,3] x) => (float[N,3] y, float[N,2] z) { y = MatMul(x, m)
+            z = MatMul(x, two) }""")
+        proto.graph.initializer.extend([numpy_helper.from_array(np.array(matrix, np.float32), "m"),
+                                        numpy_helper.from_array(np.ones((3, 2), np.float32), "two")])
+        return load(proto)
+
+    found = HeldOutLoss(both(np.eye(3)), Rows(logits), labels=labels).drop(both(NEXT))
+    assert found == pytest.approx(dropped_with(logits, labels), rel=1e-6)
+
+
 def test_labels_are_nothing_to_outputs_that_are_no_scores():
     with_labels, without = (HeldOutLoss(scaled(1.0, classes=False), Images(4), labels=labels)
                             for labels in (np.array([7, 0, 1, 2]), None))
