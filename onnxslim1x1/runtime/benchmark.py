@@ -147,15 +147,19 @@ def compare_fresh(fresh: Callable[[], Sequence[Runnable]], *, settings: Benchmar
 
 def compared(found: Rounds, settings: BenchmarkSettings, *, batch: int = 1, luck: float = 0.0) -> LatencyComparison:
     """The comparison that the seconds of A, B and A' (rounds, 3) amount to; `luck` as in `ratio`, for one sitting."""
-    sittings = int(found.sittings[-1]) + 1
-    hidden = luck if sittings == 1 else 0.0
-    speedup, noise = (ratio(found.seconds[:, [0, i]], found.sittings, luck=hidden, seed=settings.seed) for i in (1, 2))
+    speedup, noise = (_over(found, i, luck=luck, seed=settings.seed) for i in (1, 2))
     provider = settings.provider or CPU
     first, second = (_latency(found.seconds[:, i], provider=provider, threads=settings.threads) for i in (0, 1))
     return LatencyComparison(
         original=first, rewritten=second, speedup=speedup.value, speedup_low=speedup.low, speedup_high=speedup.high,
         noise_low=noise.low, noise_high=noise.high, samples=Samples.of(found.seconds),
-        sittings=sittings, cpus=usable_cpus(), batch=batch)
+        sittings=int(found.sittings[-1]) + 1, cpus=usable_cpus(), batch=batch)
+
+
+def _over(found: Rounds, other: int, *, luck: float, seed: int) -> Ratio:
+    """Time of the first callable over that of another one; `luck` as in `ratio`, for one sitting."""
+    hidden = luck if found.sittings[-1] == 0 else 0.0
+    return ratio(found.seconds[:, [0, other]], found.sittings, luck=hidden, seed=seed)
 
 
 def time_session(session: Any, feeds: Feeds, *, settings: BenchmarkSettings | None = None,
@@ -213,8 +217,7 @@ def relative_speed(original: str | Path | bytes, rewritten: str | Path | bytes, 
     loaded = _Loaded((original, rewritten), feeds=feeds, settings=settings)
     found = measure(loaded.fresh, settings=settings, clock=time.perf_counter, renew=True)
     first = _latency(found.seconds[:, 0], provider=loaded.provider, threads=settings.threads)
-    return first, ratio(found.seconds, found.sittings, luck=_LUCK if found.sittings[-1] == 0 else 0.0,
-                        seed=settings.seed)
+    return first, _over(found, 1, luck=_LUCK, seed=settings.seed)
 
 
 def _images(feeds: Feeds) -> int:

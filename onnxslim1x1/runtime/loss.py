@@ -161,7 +161,7 @@ def _temperature(scores: NDArray[Any], labels: Labels, output: str) -> float:
     return math.exp(float(found.x))
 
 
-def _drop(expected: NDArray[Any], found: NDArray[Any], parts: Parts | None, temperature: float = 1.0) -> float:
+def _drop(expected: NDArray[Any], found: NDArray[Any], parts: Parts | None, temperature: float) -> float:
     if parts is not None or not np.isfinite(found.astype(np.float64)).all():
         return max(_losses(expected, found, parts))
     if np.array_equal(expected, found):

@@ -37,6 +37,11 @@ def total_loss(chosen: Mapping[str, Candidate]) -> float:
     return math.fsum(c.loss for c in chosen.values())
 
 
+def total_saved(chosen: Mapping[str, Candidate]) -> float:
+    """Seconds per run that a choice saves, predicted."""
+    return math.fsum(map(saved_seconds, chosen.values()))
+
+
 def allocate(candidates: Mapping[str, Sequence[Candidate]], save: float,
              amount: Amount = saved_macs) -> dict[str, Candidate]:
     """Least total loss while at least `save` is saved: a multiple-choice knapsack.

@@ -14,7 +14,7 @@ from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.store import NO_STORE, Shelf
 from onnxslim1x1.runtime.stored import model_shelf
 from onnxslim1x1.runtime.whole_model import WholeModel
-from onnxslim1x1.search.allocate import saved_seconds, total_loss
+from onnxslim1x1.search.allocate import saved_seconds, total_loss, total_saved
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.pipeline import (
     DROP_WITH_DATA,
@@ -183,11 +183,6 @@ def choices(planner: Planner, points: int = POINTS) -> list[Chosen]:
         if math.isfinite(total_loss(choice)) and (not kept or total_loss(choice) < total_loss(kept[-1])):
             kept.append(choice)
     return kept[::-1]
-
-
-def total_saved(choice: Chosen) -> float:
-    """Seconds per run that a choice saves, predicted."""
-    return math.fsum(map(saved_seconds, choice.values()))
 
 
 def predicted(planner: Planner, choice: Chosen, *, before: Cost, times: Times) -> FrontPoint:

@@ -219,12 +219,12 @@ def _measured_bench(subject: Subject, budget: Budget, data: Calibration | None,
                     options: RunOptions) -> tuple[Workbench, HeldOut | None]:
     """The bench with statistics and sensitivities, and what judges on held-out images."""
     model = subject.prepared.model
-    judge = None if data is None else _judge(model, data.judging, options)  # first: labels may not fit
     fitted = _reachable(subject, budget, channel_block(options.provider))
+    if data is None:
+        return workbench(subject, fitted, None, options), None
+    judge = _judge(model, data.judging, options)  # first: labels may not fit
     drafts = budget.max_error is None  # whose errors are told from 0.003 on
     bench = workbench(subject, fitted, data, options, weighed=fitted, drafts=drafts)
-    if data is None or judge is None:
-        return bench, None
     if budget.max_drop is not None or budget.has_target:
         shelf = judged_shelf(subject, data, options).at(drafts=drafts)
         layers = [x for x in fitted if x.name not in budget.ranks and isinstance(bench.families(x), tuple)]

@@ -12,7 +12,7 @@ import numpy as np
 from onnxslim1x1.errors import InfeasibleBudget
 from onnxslim1x1.graph.model import Model
 from onnxslim1x1.runtime.calibration import Batches
-from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_seconds, total_loss
+from onnxslim1x1.search.allocate import Amount, saved_macs, saved_params, saved_seconds, total_loss, total_saved
 from onnxslim1x1.search.candidates import Candidate
 from onnxslim1x1.search.plan import Budget, PlannedLayer, Promise, SkippedLayer
 from onnxslim1x1.search.planner import Planner
@@ -187,7 +187,7 @@ class Solver:
 
     def _as_fast_as(self, target: float) -> Chosen:
         """The choice whose measured speed-up is nearest to the target, approached from the predicted times."""
-        speeds, fixed = self._speeds, math.fsum(map(saved_seconds, self._planner.explicit.values()))
+        speeds, fixed = self._speeds, total_saved(self._planner.explicit)
         needed = speeds.saved_s(target)
         realised = self._clock.realised
         save, little, much = needed / realised, 0.0, math.inf

@@ -9,11 +9,11 @@ near the target it is estimated by the ratio estimator sum(measured) / sum(predi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from onnxslim1x1.graph.model import Model
-from onnxslim1x1.search.allocate import saved_seconds
+from onnxslim1x1.search.allocate import total_saved
 from onnxslim1x1.search.candidates import Candidate
 
 Chosen = dict[str, Candidate]
@@ -71,7 +71,7 @@ class Speeds:
 
     def saved_s(self, speedup: float) -> float:
         """Seconds that are saved at a speed-up, from the explicit ranks alone on."""
-        return self._clock.whole_s / self.measured(self._explicit) - self._clock.whole_s / speedup
+        return self._start_s - self._clock.whole_s / speedup
 
     def estimated(self, chosen: Chosen, target: float) -> float:
         """Speed-up of a choice: as timed, but near the target by its predicted saving and what all there realise."""
@@ -81,7 +81,7 @@ class Speeds:
         if not _is_near(found, target) or total <= 0:
             return found
         saved = predicted * math.fsum(self.saved_s(speed) for _, speed in near) / total
-        return self._clock.whole_s / (self._clock.whole_s / self.measured(self._explicit) - saved)
+        return self._clock.whole_s / (self._start_s - saved)
 
     def nearest(self, target: float, *, least: float) -> tuple[Chosen, float]:
         """Of the choices that were timed the one nearest to a speed-up, or the fastest if none reaches the least."""
@@ -89,9 +89,12 @@ class Speeds:
         enough = [one for one in known if one[1] >= least]
         return min(enough or known, key=lambda one: abs(one[1] / target - 1))
 
-    def _predicted_s(self, chosen: Mapping[str, Candidate]) -> float:
-        both = (math.fsum(map(saved_seconds, some.values())) for some in (chosen, self._explicit))
-        return next(both) - next(both)
+    @property
+    def _start_s(self) -> float:
+        return self._clock.whole_s / self.measured(self._explicit)
+
+    def _predicted_s(self, chosen: Chosen) -> float:
+        return total_saved(chosen) - total_saved(self._explicit)
 
 
 def _is_near(speed: float, target: float) -> bool:

@@ -19,9 +19,9 @@ from onnxslim1x1.runtime.options import DataOptions, RunOptions
 from onnxslim1x1.runtime.store import NO_STORE, Store
 from onnxslim1x1.runtime.whole_model import WholeModel
 from onnxslim1x1.search import front, pipeline
-from onnxslim1x1.search.allocate import saved_seconds, total_loss
+from onnxslim1x1.search.allocate import saved_seconds, total_loss, total_saved
 from onnxslim1x1.search.candidates import Candidate
-from onnxslim1x1.search.front import Measurement, Times, choices, measure, predicted, spread, total_saved
+from onnxslim1x1.search.front import Measurement, Times, choices, measure, predicted, spread
 from onnxslim1x1.search.pipeline import Groundwork, Subject, total_cost
 from onnxslim1x1.search.plan import Budget
 from onnxslim1x1.search.planner import LEAST_SPEEDUP, Planner
